@@ -1,0 +1,1 @@
+"""The configuration: what it may say (schema), how it is read and written (codec), presets."""
