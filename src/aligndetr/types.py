@@ -7,14 +7,17 @@ unless a name says otherwise; padding masks are True where there is padding.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aligndetr.boxes import cxcywh_to_xyxy
+from aligndetr.drawing import draw_boxes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -290,6 +293,44 @@ class Detections:
                 bboxes, self.scores.tolist(), self.labels.tolist(), strict=True
             )
         ]
+
+    def plot(self, picture: Image | None = None) -> Image:
+        """Return the picture with boxes, names and scores; small pictures are enlarged.
+
+        Args:
+            picture: Of size `image_size`; None takes the one that prediction kept.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        picture = picture or self.image
+        if picture is None:
+            raise ValueError("Detections.plot: no picture was kept; give one: plot(picture)")
+        captions = [
+            f"{name} {score:.2f}"
+            for name, score in zip(self.names, self.scores.tolist(), strict=True)
+        ]
+        return draw_boxes(picture, self.boxes, self.labels.tolist(), captions)
+
+    def to_supervision(self) -> Any:
+        """Return a `supervision.Detections`, for its annotators, trackers and counters.
+
+        Raises:
+            ImportError: the extra `supervision` is not installed.
+        """
+        try:
+            supervision = importlib.import_module("supervision")
+        except ImportError as error:
+            raise ImportError(
+                "to_supervision: expected the package supervision, found none; "
+                "pip install 'aligndetr[supervision]'"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.float().cpu().numpy(),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
 
 def boxes_in_pixels(boxes: Tensor, size_hw: Tensor) -> Tensor:

@@ -1,0 +1,7 @@
+"""`python -m aligndetr` is the command line."""
+
+import sys
+
+from aligndetr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,253 @@
+"""Our format: weights as safetensors that carry their configuration and classes.
+
+A run folder holds `config.yaml` and `classes.json` (to be read by people and other tools),
+`best.safetensors` and `last.safetensors` (each complete in itself), `metrics.jsonl` and `state/`
+(for resuming). Reading a checkpoint never runs code. Files appear whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from aligndetr.config.codec import dump_config, parse_config
+from aligndetr.config.schema import Config
+from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.types import Classes
+
+FORMAT_VERSION = 1
+METADATA_KEY = "aligndetr"
+"""One entry of the file's metadata holds all of ours, so that equal content gives equal bytes."""
+
+CONFIG_FILE = "config.yaml"
+CLASSES_FILE = "classes.json"
+BEST_WEIGHTS = "best.safetensors"
+LAST_WEIGHTS = "last.safetensors"
+METRICS_FILE = "metrics.jsonl"
+STATE_FOLDER = "state"
+
+NAMES_SHOWN = 3
+"""How many names of tensors an error message lists."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and all that is needed to build and use their model; `path` is the file."""
+
+    config: Config
+    classes: Classes
+    state_dict: dict[str, Tensor]
+    path: Path
+
+
+def save_weights(
+    path: Path, state_dict: Mapping[str, Tensor], config: Config, classes: Classes
+) -> None:
+    """Write a checkpoint file; tensors that several names share are stored once.
+
+    Raises:
+        CheckpointError: the file cannot be written; one that was there is untouched.
+    """
+    stored, aliases = _split_aliases(state_dict)
+    about = {
+        "version": FORMAT_VERSION,
+        "config": dump_config(config),
+        "classes": _classes_to_entries(classes),
+        "aliases": aliases,
+    }
+    write_bytes(path, safetensors.torch.save(stored, {METADATA_KEY: json.dumps(about)}))
+
+
+def load_weights(path: Path) -> Checkpoint:
+    """Return the content of a checkpoint file, tensors on the CPU.
+
+    Raises:
+        CheckpointError: it is not there, not ours, damaged, or of a later version.
+    """
+    metadata, tensors = _read_safetensors(path)
+    about = _read_about(path, metadata)
+    try:
+        config = parse_config(about["config"], f"{path}: configuration")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{error}; the file was written by another version of aligndetr: use that one"
+        ) from error
+    classes = _classes_from_entries(about["classes"], f"{path}: classes")
+    aliases = {name: tensors[kept] for name, kept in about["aliases"].items()}
+    return Checkpoint(config, classes, tensors | aliases, path)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file, or the best (else the last) one of a run folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be used.
+    """
+    if not path.is_dir():
+        return load_weights(path)
+    for name in (BEST_WEIGHTS, LAST_WEIGHTS):
+        if (path / name).is_file():
+            return load_weights(path / name)
+    entries = sorted(entry.name for entry in path.iterdir())
+    shown = ", ".join(entries[:NAMES_SHOWN]) + (", ..." if len(entries) > NAMES_SHOWN else "")
+    raise CheckpointError(
+        f"{path}: expected a run folder with {BEST_WEIGHTS} or {LAST_WEIGHTS}, found "
+        f"{shown or 'an empty folder'}; give the --out folder of a training that saved weights"
+    )
+
+
+def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
+    """Load weights into a model, all of them and nothing else.
+
+    Raises:
+        CheckpointError: names or shapes differ; says which. The model is then unchanged.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state_dict.keys()),
+        "unexpected": sorted(state_dict.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {_shape(state_dict[name])} instead of {_shape(tensor)}"
+            for name, tensor in expected.items()
+            if name in state_dict and state_dict[name].shape != tensor.shape
+        ],
+    }
+    found = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{where}: expected the {len(expected)} tensors of this model, found {len(state_dict)} "
+            f"({'; '.join(found)}); build the model from the checkpoint's own configuration"
+        )
+    model.load_state_dict(state_dict)
+
+
+def write_classes(path: Path, classes: Classes) -> None:
+    """Write the classes as a list of `{"id": .., "name": ..}` in the order of the labels."""
+    write_json(path, _classes_to_entries(classes))
+
+
+def read_classes(path: Path) -> Classes:
+    """Return the classes that `write_classes` wrote.
+
+    Raises:
+        CheckpointError: the file is not there or says something else.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: expected a file, found none; mend the path") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: expected JSON, found {error}; restore the file"
+        ) from error
+    return _classes_from_entries(entries, str(path))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds all of it or what it held before, even after a crash.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: expected a place to write to, found: {error.strerror}; "
+            "free it or choose another"
+        ) from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+
+
+def _split_aliases(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors of their own memory, and for the other names whose tensor they share."""
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    owners: dict[tuple[object, ...], str] = {}
+    for name, tensor in state_dict.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        owner = owners.setdefault(place, name) if tensor.numel() else name
+        if owner == name:
+            stored[name] = tensor.detach().cpu().contiguous().clone()
+        else:
+            aliases[name] = owner
+    return stored, aliases
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: expected a run folder or a .safetensors file, found nothing; mend the path"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: expected a safetensors file, found a truncated one or another format "
+            f"({error}); copy it again, or `aligndetr convert --from` it if it is published weights"
+        ) from error
+
+
+def _read_about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return our entry of the metadata."""
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: expected weights that aligndetr saved, found a safetensors file without its "
+            f"configuration; bring it over with `aligndetr convert --from {path} --out RUN`"
+        )
+    about = json.loads(metadata[METADATA_KEY])
+    if about["version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format version {FORMAT_VERSION}, found {about['version']}; "
+            "pip install --upgrade aligndetr"
+        )
+    return about
+
+
+def _classes_to_entries(classes: Classes) -> list[dict[str, int | str]]:
+    pairs = zip(classes.ids, classes.names, strict=True)
+    return [{"id": number, "name": name} for number, name in pairs]
+
+
+def _classes_from_entries(entries: object, where: str) -> Classes:
+    try:
+        pairs = [(str(entry["name"]), int(entry["id"])) for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: expected a list of ids and names, found {str(entries)[:80]}; "
+            "restore it from the run it came from"
+        ) from error
+    return Classes(tuple(name for name, _ in pairs), tuple(number for _, number in pairs))
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "scalar"
+
+
+def _shorten(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,374 @@
+"""The command line: each verb parses its options, calls the library and prints what it returns.
+
+Whatever needs torch, pydantic or rich is imported inside the verbs, so that help is instant.
+Results go to stdout, all else to stderr. Exit codes: 0 success, 2 a mistake that the user can
+mend (one line says how), 1 a mistake of ours (a traceback), 130 interrupted.
+"""
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from aligndetr.errors import ConfigError, UserError
+
+USAGE_EXIT = 2
+INTERRUPTED_EXIT = 130
+# Newer typers carry their own click, older ones import it; ClickException in both.
+CLICK_ERROR = cast(type[Exception], typer.BadParameter.__mro__[2])
+
+COCO_METRICS = {
+    "AP": "precision, IoU 0.50:0.95",
+    "AP50": "precision, IoU 0.50",
+    "AP75": "precision, IoU 0.75",
+    "APs": "precision, small objects",
+    "APm": "precision, medium objects",
+    "APl": "precision, large objects",
+    "AR1": "recall, 1 detection an image",
+    "AR10": "recall, 10 detections an image",
+    "AR100": "recall, 100 detections an image",
+    "ARs": "recall, small objects",
+    "ARm": "recall, medium objects",
+    "ARl": "recall, large objects",
+}
+"""The twelve COCO numbers in their usual order, and what each is the average of."""
+CLASS_METRICS = ("AP", "AP50", "AR100")
+LONGEST_LIST = 20
+"""Images that `predict` lists one by one; the others are counted."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+TrainedModel = Annotated[
+    str, typer.Option("--model", metavar="RUN", help="A run folder or a .safetensors file.")
+]
+DataFolder = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Images and boxes: COCO, VOC or YOLO.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a mistake of ours raises."""
+    started = time.monotonic()
+    words = expand_sets(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(words, prog_name="aligndetr", standalone_mode=False, obj=started) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED_EXIT
+    except UserError as error:
+        return _refuse(str(error))
+    except CLICK_ERROR as error:
+        return _refuse(_usage(cast(typer.BadParameter, error)))
+    if code == INTERRUPTED_EXIT:
+        typer.echo("interrupted", err=True)
+    return code
+
+
+def expand_sets(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--set a=1 b=2` written as `--set a=1 --set b=2`.
+
+    A `--set` takes all words up to the next that starts with "-".
+    """
+    expanded: list[str] = []
+    setting = False
+    for word in arguments:
+        if word.startswith("-"):
+            setting = word == "--set"
+        elif setting and expanded[-1] != "--set":
+            expanded.append("--set")
+        expanded.append(word)
+    return expanded
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from aligndetr import __version__
+
+        typer.echo(f"aligndetr {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def aligndetr(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Detect objects with the DETR family: train, evaluate, predict."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET|RUN", help="What to train: a preset, or a run to fine-tune."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Images and boxes to train on: COCO, VOC or YOLO."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to make.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Continue this run exactly; takes no other option."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Length in epochs.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Length in optimizer steps.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0, help="Length of the whole command, by the clock."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file instead of the preset's.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C ...", help="Change fields of the configuration."),
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to train; by default the fastest.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", min=0, help="Seed of all that is random.")
+    ] = None,
+) -> None:
+    """Train a detector, or continue a run.
+
+    Of --epochs, --steps and --minutes at most one; the preset's epochs if none.
+    """
+    given = _given(context)
+    started = cast(float, context.obj)
+    if resume is not None:
+        _require_alone("--resume", given)
+        from aligndetr.api import resume as resume_run
+
+        with redirect_stdout(sys.stderr):
+            run = resume_run(resume, started=started)
+    else:
+        if model is None or data is None or out is None:
+            raise ConfigError(_missing(given))
+        _require_at_most_one(("--epochs", "--steps", "--minutes"), given)
+        from aligndetr.api import train as train_run
+
+        with redirect_stdout(sys.stderr):
+            run = train_run(
+                model=model,
+                data=data,
+                out=out,
+                overrides=tuple(assignments or ()),
+                config=config,
+                epochs=epochs,
+                steps=steps,
+                minutes=minutes,
+                seed=seed,
+                device=device.value if device else "auto",
+                started=started,
+            )
+    _print_run(run.folder, run.metrics, data)
+
+
+@app.command("eval")
+def evaluate(
+    model: TrainedModel,
+    data: DataFolder,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which part of the data.")] = "val",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained detector: the 12 COCO numbers, and AP by class."""
+    from aligndetr.api import Detector
+
+    with redirect_stdout(sys.stderr):
+        metrics = Detector(model).evaluate(data, split=split)
+    if as_json:
+        _print_json(metrics)
+    else:
+        _print_metrics(metrics)
+
+
+@app.command()
+def predict(
+    model: TrainedModel,
+    source: Annotated[
+        str, typer.Option(metavar="IMG|DIR|GLOB", help="An image, a folder, or a quoted pattern.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where pictures and predictions.json go.")
+    ],
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, metavar="S", help="Lowest score that counts.")
+    ] = 0.3,
+    as_json: AsJson = False,
+) -> None:
+    """Find objects in images: pictures with boxes, and COCO results."""
+    from aligndetr.api import Detector
+
+    with redirect_stdout(sys.stderr):
+        found = Detector(model).predict_folder(source, out, threshold=threshold)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_found(found, out)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the presets that `train --model` knows."""
+    from dataclasses import asdict
+
+    from aligndetr.config.presets import list_presets
+
+    presets = list_presets()
+    if as_json:
+        _print_json([asdict(preset) for preset in presets])
+        return
+    rows = [
+        (preset.name, _percent(preset.ap), str(preset.epochs or "-"), preset.purpose, preset.paper)
+        for preset in presets
+    ]
+    _print_table(("model", "COCO AP", "epochs", "for", "paper"), rows)
+    typer.echo("Train one: aligndetr train --model MODEL --data DIR --out RUN")
+
+
+def _refuse(message: str) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return USAGE_EXIT
+
+
+def _usage(error: typer.BadParameter) -> str:
+    message = error.format_message().rstrip(".")
+    for theirs, ours in (("Input should be", "expected"), ("Value error, ", "")):
+        message = message.replace(theirs, ours)
+    message = message.split(", unable to parse")[0] + _echo(error)
+    command = error.ctx.command_path if error.ctx else "aligndetr"
+    return f"{command}: {message}; see '{command} --help'"
+
+
+def _echo(error: typer.BadParameter) -> str:
+    """Return what newer typers keep to themselves: the value that could not be used."""
+    from pydantic import ValidationError
+
+    if not isinstance(error.__cause__, ValidationError):
+        return ""
+    return f", found {error.__cause__.errors()[0]['input']!r}"
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Return the options that the user gave to a verb, none of which has a default."""
+    values = cast(Mapping[str, object], context.params)
+    options = {str(option.name): option.opts[0] for option in context.command.params}
+    return [options[name] for name, value in values.items() if value not in (None, [], ())]
+
+
+def _require_alone(option: str, given: Sequence[str]) -> None:
+    others = [name for name in given if name != option]
+    if others:
+        raise ConfigError(
+            f"aligndetr train: expected {option} alone, found {', '.join(others)} too; "
+            "a resumed run keeps its own settings: leave the others out"
+        )
+
+
+def _require_at_most_one(options: Sequence[str], given: Sequence[str]) -> None:
+    found = [name for name in options if name in given]
+    if len(found) > 1:
+        raise ConfigError(
+            f"aligndetr train: expected at most one of {', '.join(options)}, "
+            f"found {' and '.join(found)}; leave all but one out"
+        )
+
+
+def _missing(given: Sequence[str]) -> str:
+    absent = [name for name in ("--model", "--data", "--out") if name not in given]
+    return (
+        "aligndetr train: expected --model, --data and --out (or --resume alone), "
+        f"found no {', '.join(absent)}; see 'aligndetr train --help'"
+    )
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def _print_run(folder: Path, metrics: Mapping[str, object], data: Path | None) -> None:
+    if metrics:
+        names = [name for name in COCO_METRICS if name in metrics]
+        _print_table(names, [[_number(metrics[name]) for name in names]])
+    run = shlex.quote(str(folder))
+    typer.echo(f"The run is in {folder}. Next:")
+    typer.echo(f"  aligndetr eval --model {run} --data {shlex.quote(str(data or 'DIR'))}")
+    typer.echo(f"  aligndetr predict --model {run} --source IMAGE --out {run}/predictions")
+
+
+def _print_metrics(metrics: Mapping[str, object]) -> None:
+    rows = [(name, _number(metrics[name]), text) for name, text in COCO_METRICS.items()]
+    _print_table(("metric", "value", "average"), rows)
+    classes = cast(Mapping[str, Mapping[str, object]], metrics["per_class"])
+    class_rows = [
+        (name, *(_number(values[metric]) for metric in CLASS_METRICS))
+        for name, values in classes.items()
+    ]
+    _print_table(("class", *CLASS_METRICS), class_rows)
+    typer.echo(f"{metrics['images']} images in {metrics['seconds']:.1f} s")
+
+
+def _print_found(found: Sequence[Mapping[str, object]], out: Path) -> None:
+    rows = [
+        (str(image["file"]), str(image["detections"]), str(image["picture"]))
+        for image in found[:LONGEST_LIST]
+    ]
+    _print_table(("image", "objects", "picture"), rows)
+    if len(found) > LONGEST_LIST:
+        typer.echo(f"and {len(found) - LONGEST_LIST} images more")
+    typer.echo(f"Pictures and predictions.json are in {out}.")
+
+
+def _print_table(names: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*names, box=SIMPLE_HEAD, show_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,152 @@
+"""How a configuration is read, written and changed: YAML, and `a.b=c` on the command line.
+
+Values are taken as they stand: text never turns into a number, nor a number into a boolean.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from pydantic import ValidationError
+
+from aligndetr.config.dialect import read_yaml, write_yaml
+from aligndetr.config.kinds import Kind, Slot, defaults, kinds_of_field, pick, tag
+from aligndetr.config.mistakes import explain, shown, unknown_field
+from aligndetr.config.schema import Config
+from aligndetr.errors import ConfigError
+from aligndetr.settings import Settings
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def load_config(path: Path) -> Config:
+    """Return the configuration in a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or says what the schema does not know.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a YAML file, found: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is of another encoding"
+        raise ConfigError(f"{path}: expected UTF-8 text, {found}; save it as UTF-8") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> Config:
+    """Return the configuration in a YAML text; `where` begins the message of an error."""
+    return parse(Config, text, where)
+
+
+def parse(kind: type[SettingsType], text: str, where: str) -> SettingsType:
+    """Return the options of one `kind` in a YAML text."""
+    raw = read_yaml(text, where)
+    if not isinstance(raw, dict):
+        found = shown(raw)
+        raise ConfigError(f"{where}: expected lines such as 'field: value', found {found}")
+    return _validated(kind, cast(Slot, raw), where)
+
+
+def dump_config(config: Settings) -> str:
+    """Return the configuration as YAML, every field written, in the order of the schema.
+
+    Reading the text gives an equal configuration, to the last bit of every number.
+    """
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def override(config: SettingsType, assignments: Sequence[str]) -> SettingsType:
+    """Return the configuration with each `a.b=value` applied, the later over the earlier.
+
+    The value is YAML. Setting `type` changes the kind of a slot: a field that both kinds have
+    keeps its value where that was set just before or is not the default of the old kind; all
+    others take the default of the new kind. A slot that is null has to be given whole.
+
+    Raises:
+        ConfigError: No such field, or a value that the schema refuses.
+    """
+    slot: Slot = config.model_dump(mode="json")
+    earlier: list[tuple[str, ...]] = []
+    for assignment in assignments:
+        keys, value = _split(assignment)
+        chosen = frozenset(path[-1] for path in earlier if path[:-1] == keys[:-1])
+        slot = _assigned((type(config),), slot, _Change(keys, value, chosen), 0)
+        earlier.append(keys)
+    return _validated(type(config), slot, "--set")
+
+
+def _validated(kind: type[SettingsType], slot: Slot, where: str) -> SettingsType:
+    # By way of JSON, whose strict mode takes a list for a tuple and text for a path.
+    try:
+        return kind.model_validate_json(json.dumps(slot, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(kind, slot, error)}") from None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One assignment: `value` for the field at `keys`.
+
+    `chosen` are the fields of the same slot that were set before it.
+    """
+
+    keys: tuple[str, ...]
+    value: object
+    chosen: frozenset[str]
+
+    def path(self, depth: int) -> str:
+        """Return the path of the field at `depth`."""
+        return ".".join(self.keys[: depth + 1])
+
+
+def _split(assignment: str) -> tuple[tuple[str, ...], object]:
+    path, equals, value = assignment.partition("=")
+    keys = tuple(path.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(
+            f"--set: expected FIELD=VALUE, found {assignment!r}; "
+            "write it like training.learning_rate=1e-4"
+        )
+    return keys, read_yaml(value, f"--set {path}")
+
+
+def _assigned(kinds: tuple[Kind, ...], slot: Slot, change: _Change, depth: int) -> Slot:
+    """Return the slot with the change in it; `depth` counts the keys that led to the slot."""
+    key = change.keys[depth]
+    if depth == len(change.keys) - 1:
+        kept = _kept(kinds, slot, change) if key == "type" else slot
+        return {**kept, key: change.value}
+    kind = pick(kinds, slot)
+    if key not in kind.model_fields:
+        raise ConfigError(f"--set: {change.path(depth)}: {unknown_field(key, kind)}")
+    inner_kinds = kinds_of_field(kind, key)
+    inner = {**defaults(kind), **slot}.get(key)
+    if not inner_kinds or not isinstance(inner, dict):
+        raise ConfigError(f"--set: {_not_a_slot(inner_kinds, inner, change, depth)}")
+    return {**slot, key: _assigned(inner_kinds, cast(Slot, inner), change, depth + 1)}
+
+
+def _kept(kinds: tuple[Kind, ...], slot: Slot, change: _Change) -> Slot:
+    """Return the fields that stay when the slot becomes of another kind."""
+    old, new = pick(kinds, slot), pick(kinds, {"type": change.value})
+    if new is old or tag(new) != change.value:
+        return slot
+    usual = defaults(old)
+    return {
+        name: value
+        for name, value in slot.items()
+        if name in new.model_fields and (value != usual.get(name) or name in change.chosen)
+    }
+
+
+def _not_a_slot(kinds: tuple[Kind, ...], found: object, change: _Change, depth: int) -> str:
+    path, rest = change.path(depth), change.keys[depth + 1]
+    advice = f"set {path} itself"
+    if kinds and found is None:
+        kind = f"type: {tag(kinds[0])}, " if tag(kinds[0]) else ""
+        advice = f"give it whole: {path}='{{{kind}{rest}: ...}}'"
+    return f"{path}: expected a slot with the field {rest!r}, found {shown(found)}; {advice}"

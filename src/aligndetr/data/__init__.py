@@ -1,0 +1,1 @@
+"""Data room: annotation files, images and augmentations become batches."""

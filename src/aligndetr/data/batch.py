@@ -1,0 +1,135 @@
+"""Loaders: samples become padded batches, in an order that follows from the seed alone.
+
+Order and augmentation of an epoch depend on seed, epoch and image only: not on the number of
+workers, nor on what ran before. That makes an interrupted run continue exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from aligndetr.data.annotations import Annotations, IntArray
+from aligndetr.data.dataset import DetectionDataset, Draw
+from aligndetr.data.transforms import Sample, size_of
+from aligndetr.types import Batch, ImageBatch, Targets
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Return samples as one batch, padded with zeros at the right and the bottom.
+
+    `padding` is None where all images have one size. Boxes stay relative to their own image.
+    """
+    sizes = torch.tensor([sample.size for sample in samples], dtype=torch.int64)
+    pixels, padding = _padded([sample.pixels for sample in samples])
+    return Batch(
+        ImageBatch(pixels, padding, sizes),
+        Targets.pack([sample.boxes for sample in samples], [sample.labels for sample in samples]),
+        tuple(sample.image_id for sample in samples),
+    )
+
+
+class EpochSampler(Sampler[Draw]):
+    """Draws all of `rows` once an epoch, in an order and with seeds of that epoch's own."""
+
+    def __init__(self, rows: IntArray, *, seed: int) -> None:
+        self._rows = rows
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives; accelerate's loaders call this."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Draw]:
+        random = np.random.default_rng((self._seed, self._epoch))
+        order = random.permutation(self._rows).tolist()
+        seeds = random.integers(2**31, size=len(order)).tolist()
+        return map(Draw, order, seeds)
+
+
+def training_loader(
+    dataset: DetectionDataset, *, batch_size: int, workers: int, seed: int, keep_empty: bool = True
+) -> DataLoader[Sample]:
+    """Return a loader of shuffled `Batch`es; give `set_epoch` the epoch before each.
+
+    An incomplete last batch is dropped, unless it is the only one.
+
+    Args:
+        dataset: What to load.
+        batch_size: Images of one process in one batch.
+        workers: Processes that load; 0 loads in this one.
+        seed: Decides on the order and the augmentation.
+        keep_empty: Whether images that have no objects to train on are used.
+    """
+    annotations = dataset.annotations
+    rows = np.arange(len(annotations)) if keep_empty else annotations.images_with_targets
+    sampler = EpochSampler(rows, seed=seed)
+    return _loader(dataset, sampler, batch_size=batch_size, workers=workers, drop_last=True)
+
+
+def evaluation_loader(
+    dataset: DetectionDataset, *, batch_size: int, workers: int
+) -> DataLoader[Sample]:
+    """Return a loader of all images once, by aspect ratio, so that little is padded."""
+    order = _by_aspect_ratio(dataset.annotations)
+    return _loader(dataset, order, batch_size=batch_size, workers=workers, drop_last=False)
+
+
+def set_epoch(loader: DataLoader[Sample], epoch: int) -> None:
+    """Let the next iteration of a training loader, plain or prepared by accelerate, be `epoch`."""
+    target = loader if hasattr(loader, "set_epoch") else loader.sampler
+    cast("_HasEpoch", target).set_epoch(epoch)
+
+
+class _HasEpoch(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+def _loader(
+    dataset: DetectionDataset,
+    sampler: Sampler[Draw] | Sequence[int],
+    *,
+    batch_size: int,
+    workers: int,
+    drop_last: bool,
+) -> DataLoader[Sample]:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=drop_last and len(sampler) >= batch_size,
+        persistent_workers=workers > 0,
+        pin_memory=accelerator is not None and accelerator.type != "mps",
+        # Its own: else every epoch takes a number from torch's global one.
+        generator=torch.Generator(),
+    )
+
+
+def _padded(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    sizes = [size_of(image) for image in images]
+    if len(set(sizes)) == 1:
+        return torch.stack(list(images)), None
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for row, (image, (image_height, image_width)) in enumerate(zip(images, sizes, strict=True)):
+        pixels[row, :, :image_height, :image_width] = image
+        padding[row, :image_height, :image_width] = False
+    return pixels, padding
+
+
+def _by_aspect_ratio(annotations: Annotations) -> list[int]:
+    sizes = annotations.images.sizes
+    return np.argsort(sizes[:, 0] / sizes[:, 1], kind="stable").tolist()

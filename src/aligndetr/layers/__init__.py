@@ -1,0 +1,1 @@
+"""Layers that know tensors only: no records of the model, no configuration."""

@@ -1,0 +1,77 @@
+"""Multi-scale deformable attention around the sampling operator (arXiv:2010.04159, eq. 3)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from aligndetr.kernels import deformable_attention
+
+
+class DeformableAttention(nn.Module):
+    """Each query reads a few points of every level around its reference."""
+
+    def __init__(self, width: int, heads: int, *, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.value = nn.Linear(width, width)
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.output = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with equal weights and points on rays, one direction a head, one step a point."""
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        ray = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        ray = ray / ray.abs().amax(dim=-1, keepdim=True)  # (heads, 2)
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        bias = ray[:, None, None] * steps[:, None]  # (heads, 1, points, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
+        for projection in (self.value, self.output):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Read the memory at the points that the queries ask for.
+
+        Args:
+            query: (B, Q, D) content with its position added.
+            reference: (B, Q, L, 2) points or (B, Q, L, 4) boxes, in (0, 1) of each padded level.
+            tokens: (B, S, D) memory.
+            shapes: (height, width) of each of the L levels, finest first.
+            padding: (B, S) bool, or None; padded tokens read as zeros.
+
+        Returns:
+            (B, Q, D).
+        """
+        value = self.value(tokens)
+        if padding is not None:
+            value = value.masked_fill(padding.unsqueeze(-1), 0.0)
+        value = value.unflatten(-1, (self.heads, -1))  # (B, S, D) -> (B, S, heads, D / heads)
+        weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (self.levels, self.points))
+        locations = self._locations(query, reference, shapes)
+        return self.output(deformable_attention(value, shapes, locations, weights))
+
+    def _locations(
+        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        offsets = self.offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
+        reference = reference[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        if reference.shape[-1] == 4:  # offsets are shares of half the box
+            return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+        sizes_wh = reference.new_tensor([(width, height) for height, width in shapes])
+        return reference + offsets / sizes_wh[:, None]

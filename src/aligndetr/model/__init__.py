@@ -1,0 +1,1 @@
+"""The detector, a file a slot: backbone, neck, encoder, queries, denoising, decoder, heads."""

@@ -1,0 +1,86 @@
+"""Backbone: a timm model, its norm layers and leading stages frozen as asked."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from timm.layers.norm_act import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from aligndetr.types import Features, ImageBatch
+
+Norm = Literal["frozen", "trained"]
+
+
+class Backbone(nn.Module):
+    """Feature maps of a timm `features_only` model, finest first.
+
+    A backbone that is frozen as a whole runs without a graph and stays in evaluation mode.
+    """
+
+    def __init__(self, network: nn.Module, *, freeze: int | Literal["all"], norm: Norm) -> None:
+        super().__init__()
+        if norm == "frozen":
+            network = freeze_batch_norm_2d(network)
+        info: Any = network.feature_info
+        self.channels: tuple[int, ...] = tuple(info.channels())
+        self.strides: tuple[int, ...] = tuple(info.reduction())
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.is_frozen = freeze == "all"
+        for parameter in frozen_parameters(network, freeze):
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the training mode, which a wholly frozen backbone does not follow."""
+        super().train(mode and not self.is_frozen)
+        return self
+
+    def forward(self, images: ImageBatch, *, precision: torch.dtype = torch.float32) -> Features:
+        """Return the maps of normalised images."""
+        pixels = images.pixels.contiguous(memory_format=torch.channels_last)
+        is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
+        with (
+            torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low),
+            torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen),
+        ):
+            levels: Sequence[Tensor] = self.network(pixels)
+        return Features(tuple(levels), images.padding, images.sizes)
+
+    def _is_fast_in(self, device: torch.device) -> bool:
+        """Whether bf16 pays: on a CPU not for the backward of depthwise convolutions."""
+        if device.type != "cpu" or not torch.is_grad_enabled() or self.is_frozen:
+            return True
+        return not any(
+            isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.network.modules()
+        )
+
+
+def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[nn.Parameter]:
+    """Return the parameters of the first `freeze` stages of a timm feature extractor.
+
+    Stages end where timm taps a feature map: the first is the stem (or the stage of stride 2),
+    so 1 freezes a ResNet's stem and 2 its stem and first stage.
+    """
+    if freeze == "all":
+        return list(network.parameters())
+    if freeze == 0:
+        return []
+    last_module = _stage_ends(network)[freeze - 1]
+    modules = list(network.named_modules())
+    end = max(index for index, (name, _) in enumerate(modules) if _is_within(name, last_module))
+    return [
+        parameter
+        for _, module in modules[: end + 1]
+        for parameter in module.parameters(recurse=False)
+    ]
+
+
+def _stage_ends(network: nn.Module) -> list[str]:
+    info: Any = network.feature_info
+    return [entry["module"] for entry in info.info]
+
+
+def _is_within(name: str, parent: str) -> bool:
+    """Whether a module lies in `parent`; timm's flat wrappers write `layers_0` for `layers.0`."""
+    flat, flat_parent = name.replace(".", "_"), parent.replace(".", "_")
+    return flat == flat_parent or flat.startswith(f"{flat_parent}_")

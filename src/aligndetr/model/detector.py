@@ -1,0 +1,70 @@
+"""The whole network: from images to predictions of every layer."""
+
+import torch
+from torch import Tensor, nn
+
+from aligndetr.model.backbone import Backbone
+from aligndetr.model.decoder import Decoder
+from aligndetr.model.denoising import ContrastiveDenoising, Noise
+from aligndetr.model.encoder import DeformableEncoder
+from aligndetr.model.neck import Neck
+from aligndetr.model.queries import TopQueries
+from aligndetr.types import DetectorOutput, Features, ImageBatch, Targets
+
+
+class DetectorModel(nn.Module):
+    """Backbone, neck, encoder, query selection, denoising (training only) and decoder.
+
+    Everything but heads and boxes runs in `precision`; the weights stay as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        neck: Neck,
+        encoder: DeformableEncoder,
+        queries: TopQueries,
+        denoising: ContrastiveDenoising | None,
+        decoder: Decoder,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.queries = queries
+        self.denoising = denoising
+        self.decoder = decoder
+        self.precision = precision
+
+    def forward(
+        self,
+        images: ImageBatch | Features,
+        targets: Targets | None = None,
+        noise: Noise | None = None,
+    ) -> DetectorOutput:
+        """Predict.
+
+        Args:
+            images: Normalised images, or their backbone maps where these are at hand.
+            targets: The objects; in training mode they become denoising queries.
+            noise: Pinned draws for the denoising queries, for tests.
+        """
+        features = self.features(images) if isinstance(images, ImageBatch) else images
+        with self._autocast(features.sizes):
+            memory = self.encoder(self.neck(features))
+            queries = self.queries(memory)
+            if self.training and self.denoising is not None and targets is not None:
+                queries = self.denoising(queries, targets, noise)
+            layers = self.decoder(queries, memory)
+        return DetectorOutput(layers, queries.groups, queries.proposals)
+
+    def features(self, images: ImageBatch) -> Features:
+        """Return the backbone maps of the images."""
+        return self.backbone(images, precision=self.precision)
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(
+            tensor.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16
+        )

@@ -1,0 +1,40 @@
+"""Prediction heads: class logits and box corrections of one layer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aligndetr.boxes import inverse_sigmoid
+from aligndetr.layers.basic import MLP
+
+
+class Head(nn.Module):
+    """Class logits and a correction of the reference box.
+
+    Both are computed in the precision of the weights, whatever the autocast around them.
+    """
+
+    def __init__(self, width: int, num_classes: int, *, prior: float) -> None:
+        super().__init__()
+        self.classes = nn.Linear(width, num_classes)
+        self.box = MLP(width, width, width, 4)
+        nn.init.constant_(self.classes.bias, -math.log((1 - prior) / prior))
+        last = self.box.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (B, Q, C) logits of (B, Q, D) states."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.classes(states.to(self.classes.weight.dtype))
+
+    def correction(self, states: Tensor) -> Tensor:
+        """Return (B, Q, 4) corrections, in logit space, of (B, Q, D) states."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.box(states.to(self.classes.weight.dtype))
+
+    def refine(self, states: Tensor, reference: Tensor, *, eps: float) -> Tensor:
+        """Return the (B, Q, 4) boxes in (0, 1) that the states make of their references."""
+        return (self.correction(states) + inverse_sigmoid(reference, eps=eps)).sigmoid()

@@ -1,0 +1,98 @@
+"""From backbone maps to the memory: one width, more levels, positions, padding."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aligndetr.layers.position import embed_grid
+from aligndetr.types import Features, Memory
+
+NORM_GROUPS = 32
+"""Groups of the group norm, as in Deformable DETR."""
+
+
+class Neck(nn.Module):
+    """Project every level to width D, add coarser ones, and flatten all into tokens.
+
+    The first extra level is a strided convolution of the last backbone map itself, each
+    further one of the level before it (Deformable DETR, section A.2).
+    """
+
+    def __init__(
+        self, channels: Sequence[int], width: int, *, levels: int, temperature: float, offset: float
+    ) -> None:
+        super().__init__()
+        self.width, self.temperature, self.offset = width, temperature, offset
+        projections = [_projection(count, width, stride=1) for count in channels[:levels]]
+        for extra in range(levels - len(channels)):
+            source = channels[-1] if extra == 0 else width
+            projections.append(_projection(source, width, stride=2))
+        self.projections = nn.ModuleList(projections)
+        self.level = nn.Parameter(torch.randn(levels, width))
+
+    def forward(self, features: Features) -> Memory:
+        """Return the memory of the images, tokens of all levels finest first."""
+        maps = self._project(features.levels)
+        masks = [_shrink(features.padding, level) for level in maps]
+        positions = [self._embed(level, mask) for level, mask in zip(maps, masks, strict=True)]
+        for index, position in enumerate(positions):
+            positions[index] = position + self.level[index]
+        return Memory(
+            tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
+            position=torch.cat([position.flatten(1, 2) for position in positions], dim=1),
+            padding=_join([mask for mask in masks if mask is not None]),
+            shapes=tuple((level.shape[2], level.shape[3]) for level in maps),
+            valid_ratios=torch.stack(
+                [_valid_ratio(level, mask) for level, mask in zip(maps, masks, strict=True)], dim=1
+            ),
+        )
+
+    def _project(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        maps = [
+            projection(level) for projection, level in zip(self.projections, levels, strict=False)
+        ]
+        source = levels[-1]
+        for projection in self.projections[len(levels) :]:
+            source = projection(source)
+            maps.append(source)
+        return maps
+
+    def _embed(self, level: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:  # one embedding serves every image
+            valid = torch.ones((1, *level.shape[2:]), dtype=torch.bool, device=level.device)
+        else:
+            valid = ~mask
+        return embed_grid(valid, self.width, temperature=self.temperature, offset=self.offset)
+
+
+def _projection(channels: int, width: int, *, stride: int) -> nn.Sequential:
+    kernel = 1 if stride == 1 else 3
+    convolution = nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    bias = convolution.bias
+    assert bias is not None
+    nn.init.zeros_(bias)
+    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, width))
+
+
+def _shrink(padding: Tensor | None, level: Tensor) -> Tensor | None:
+    """Return the image mask (B, H, W) at the size of a level, by its nearest lower pixel."""
+    if padding is None:
+        return None
+    return F.interpolate(padding[None].float(), size=level.shape[2:])[0].bool()
+
+
+def _valid_ratio(level: Tensor, mask: Tensor | None) -> Tensor:
+    """Return (B, 2): the share of the level's width and height that is image."""
+    if mask is None:
+        return torch.ones(level.shape[0], 2, device=level.device)
+    valid = ~mask
+    width = valid[:, 0, :].sum(1) / valid.shape[2]
+    height = valid[:, :, 0].sum(1) / valid.shape[1]
+    return torch.stack((width, height), dim=-1)
+
+
+def _join(masks: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat([mask.flatten(1) for mask in masks], dim=1) if masks else None

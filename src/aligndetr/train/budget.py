@@ -1,0 +1,79 @@
+"""How long training lasts: so many epochs, optimizer steps, or minutes of the whole command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from aligndetr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One of epochs, steps and minutes; it tells which share of the training is done.
+
+    A budget in minutes counts from the start of the command: `begun_seconds` of it had passed
+    when the first step began, and `reserve_seconds` are kept for what follows the last step.
+    The learning rate follows the time between the two.
+
+    Raises:
+        ConfigError: not exactly one of the three is given, or it is not positive.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    begun_seconds: float = 0.0
+    reserve_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        limits = {"epochs": self.epochs, "steps": self.steps, "minutes": self.minutes}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        if len(given) != 1 or not all(limit > 0 for limit in given.values()):
+            found = " and ".join(f"{name}={limit}" for name, limit in given.items()) or "none"
+            raise ConfigError(
+                "training budget: expected one positive number of epochs, steps or minutes, "
+                f"found {found}; give exactly one of --epochs, --steps and --minutes"
+            )
+
+    def progress(self, step: int, epoch: float, elapsed_seconds: float) -> float:
+        """Return the share of the training that is done, in [0, 1]; 1 is its end.
+
+        Args:
+            step: Optimizer steps taken.
+            epoch: Epochs done, with the fraction of the one under way.
+            elapsed_seconds: Since the start of the command.
+        """
+        if self.epochs is not None:
+            share = epoch / self.epochs
+        elif self.steps is not None:
+            share = step / self.steps
+        else:
+            share = (elapsed_seconds - self.begun_seconds) / self.training_seconds
+        return min(max(share, 0.0), 1.0)
+
+    @property
+    def training_seconds(self) -> float:
+        """The time between the first step and the end of the last one; minutes only."""
+        if self.minutes is None:
+            raise ValueError("training_seconds: only a budget in minutes has them")
+        return max(60 * self.minutes - self.begun_seconds - self.reserve_seconds, 1e-9)
+
+    def began(self, elapsed_seconds: float, reserve_seconds: float) -> Budget:
+        """Return the budget of a training whose first step begins now.
+
+        Args:
+            elapsed_seconds: Since the start of the command.
+            reserve_seconds: What the last evaluation and saving will need; added to the
+                reserve that the caller asked for.
+
+        Raises:
+            ConfigError: no time is left for training.
+        """
+        reserve_seconds += self.reserve_seconds
+        if self.minutes is not None and elapsed_seconds + reserve_seconds >= 60 * self.minutes:
+            raise ConfigError(
+                f"--minutes {self.minutes:g}: expected time for training, but {elapsed_seconds:.0f} "
+                f"s have passed and the last evaluation needs about {reserve_seconds:.0f} s; give "
+                f"at least {(2 * (elapsed_seconds + reserve_seconds)) / 60:.1f} minutes"
+            )
+        return replace(self, begun_seconds=elapsed_seconds, reserve_seconds=reserve_seconds)
