@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aligndetr.config.codec import dump_config, parse_config
 from aligndetr.config.schema import Config
 from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.settings import Settings
 from aligndetr.types import Classes
 
 FORMAT_VERSION = 1
@@ -45,6 +47,28 @@ class Checkpoint:
     path: Path
 
 
+class _Class(Settings):
+    """One class as files have it."""
+
+    id: int
+    name: str
+
+
+class _Version(BaseModel):
+    """The field that every version of the header has."""
+
+    version: int
+
+
+class _Header(Settings):
+    """What a weights file says of itself; `aliases` are names of tensors stored under another."""
+
+    version: int
+    config: str
+    classes: tuple[_Class, ...]
+    aliases: dict[str, str]
+
+
 def save_weights(
     path: Path, state_dict: Mapping[str, Tensor], config: Config, classes: Classes
 ) -> None:
@@ -54,13 +78,14 @@ def save_weights(
         CheckpointError: the file cannot be written; one that was there is untouched.
     """
     stored, aliases = _split_aliases(state_dict)
-    about = {
-        "version": FORMAT_VERSION,
-        "config": dump_config(config),
-        "classes": _classes_to_entries(classes),
-        "aliases": aliases,
-    }
-    write_bytes(path, safetensors.torch.save(stored, {METADATA_KEY: json.dumps(about)}))
+    header = _Header(
+        version=FORMAT_VERSION,
+        config=dump_config(config),
+        classes=_to_entries(classes),
+        aliases=aliases,
+    )
+    metadata = {METADATA_KEY: header.model_dump_json()}
+    write_bytes(path, safetensors.torch.save(stored, metadata))
 
 
 def load_weights(path: Path) -> Checkpoint:
@@ -70,16 +95,15 @@ def load_weights(path: Path) -> Checkpoint:
         CheckpointError: it is not there, not ours, damaged, or of a later version.
     """
     metadata, tensors = _read_safetensors(path)
-    about = _read_about(path, metadata)
+    header = _read_header(path, metadata)
     try:
-        config = parse_config(about["config"], f"{path}: configuration")
+        config = parse_config(header.config, f"{path}: configuration")
     except ConfigError as error:
         raise CheckpointError(
             f"{error}; the file was written by another version of aligndetr: use that one"
         ) from error
-    classes = _classes_from_entries(about["classes"], f"{path}: classes")
-    aliases = {name: tensors[kept] for name, kept in about["aliases"].items()}
-    return Checkpoint(config, classes, tensors | aliases, path)
+    aliases = {name: tensors[kept] for name, kept in header.aliases.items()}
+    return Checkpoint(config, _from_entries(header.classes), tensors | aliases, path)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -128,7 +152,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -
 
 def write_classes(path: Path, classes: Classes) -> None:
     """Write the classes as a list of `{"id": .., "name": ..}` in the order of the labels."""
-    write_json(path, _classes_to_entries(classes))
+    write_json(path, [entry.model_dump() for entry in _to_entries(classes)])
 
 
 def read_classes(path: Path) -> Classes:
@@ -138,14 +162,17 @@ def read_classes(path: Path) -> Classes:
         CheckpointError: the file is not there or says something else.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: expected a file, found none; mend the path") from error
-    except ValueError as error:
+        entries = TypeAdapter(tuple[_Class, ...]).validate_json(path.read_bytes())
+    except OSError as error:
         raise CheckpointError(
-            f"{path}: expected JSON, found {error}; restore the file"
+            f"{path}: expected a list of classes, found {error.strerror}; mend the path"
         ) from error
-    return _classes_from_entries(entries, str(path))
+    except ValidationError as error:
+        raise CheckpointError(
+            f'{path}: expected a list of {{"id": .., "name": ..}}, found {_reason(error)}; '
+            "correct the file"
+        ) from error
+    return _from_entries(entries)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -204,7 +231,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: expected a safetensors file, found a truncated one or another format "
@@ -212,36 +240,42 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
-def _read_about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return our entry of the metadata."""
+def _read_header(path: Path, metadata: Mapping[str, str]) -> _Header:
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path}: expected weights that aligndetr saved, found a safetensors file without its "
-            f"configuration; bring it over with `aligndetr convert --from {path} --out RUN`"
+            f"{path}: expected weights that aligndetr saved, found a safetensors file without "
+            f"their configuration; bring it over with `aligndetr convert --from {path} --out RUN`"
         )
-    about = json.loads(metadata[METADATA_KEY])
-    if about["version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected format version {FORMAT_VERSION}, found {about['version']}; "
-            "pip install --upgrade aligndetr"
-        )
-    return about
-
-
-def _classes_to_entries(classes: Classes) -> list[dict[str, int | str]]:
-    pairs = zip(classes.ids, classes.names, strict=True)
-    return [{"id": number, "name": name} for number, name in pairs]
-
-
-def _classes_from_entries(entries: object, where: str) -> Classes:
+    text = metadata[METADATA_KEY]
     try:
-        pairs = [(str(entry["name"]), int(entry["id"])) for entry in entries]
-    except (KeyError, TypeError, ValueError) as error:
+        version = _Version.model_validate_json(text).version
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: expected format version {FORMAT_VERSION}, found {version}; "
+                "pip install --upgrade aligndetr"
+            )
+        return _Header.model_validate_json(text)
+    except ValidationError as error:
         raise CheckpointError(
-            f"{where}: expected a list of ids and names, found {str(entries)[:80]}; "
-            "restore it from the run it came from"
+            f"{path}: expected a header of format version {FORMAT_VERSION}, found "
+            f"{_reason(error)}; save the weights again with aligndetr"
         ) from error
-    return Classes(tuple(name for name, _ in pairs), tuple(number for _, number in pairs))
+
+
+def _to_entries(classes: Classes) -> tuple[_Class, ...]:
+    pairs = zip(classes.ids, classes.names, strict=True)
+    return tuple(_Class(id=number, name=name) for number, name in pairs)
+
+
+def _from_entries(entries: tuple[_Class, ...]) -> Classes:
+    return Classes(tuple(entry.name for entry in entries), tuple(entry.id for entry in entries))
+
+
+def _reason(error: ValidationError) -> str:
+    """Return the first mistake: what is wrong, and where in the text."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"at {place}: {first['msg']}" if place else first["msg"]
 
 
 def _shape(tensor: Tensor) -> str:

@@ -10,8 +10,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
@@ -210,7 +210,9 @@ def evaluate(
     from aligndetr.api import Detector
 
     with redirect_stdout(sys.stderr):
-        metrics = Detector(model).evaluate(data, split=split)
+        detector = Detector(model)
+        with _counting("images evaluated") as progress:
+            metrics = detector.evaluate(data, split=split, progress=progress)
     if as_json:
         _print_json(metrics)
     else:
@@ -235,7 +237,9 @@ def predict(
     from aligndetr.api import Detector
 
     with redirect_stdout(sys.stderr):
-        found = Detector(model).predict_folder(source, out, threshold=threshold)
+        detector = Detector(model)
+        with _counting("images searched") as progress:
+            found = detector.predict_folder(source, out, threshold=threshold, progress=progress)
     if as_json:
         _print_json(found)
     else:
@@ -267,21 +271,22 @@ def _refuse(message: str) -> int:
 
 
 def _usage(error: typer.BadParameter) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").split(", unable to parse")[0]
     for theirs, ours in (("Input should be", "expected"), ("Value error, ", "")):
         message = message.replace(theirs, ours)
-    message = message.split(", unable to parse")[0] + _echo(error)
+    found = _refused_value(error)
+    if repr(found) not in message and found is not None:
+        message += f", found {found!r}"
     command = error.ctx.command_path if error.ctx else "aligndetr"
     return f"{command}: {message}; see '{command} --help'"
 
 
-def _echo(error: typer.BadParameter) -> str:
-    """Return what newer typers keep to themselves: the value that could not be used."""
+def _refused_value(error: typer.BadParameter) -> object:
+    """Return the value that could not be used, which newer typers leave out of their message."""
     from pydantic import ValidationError
 
-    if not isinstance(error.__cause__, ValidationError):
-        return ""
-    return f", found {error.__cause__.errors()[0]['input']!r}"
+    cause = error.__cause__
+    return cause.errors()[0]["input"] if isinstance(cause, ValidationError) else None
 
 
 def _given(context: typer.Context) -> list[str]:
@@ -315,6 +320,18 @@ def _missing(given: Sequence[str]) -> str:
         "aligndetr train: expected --model, --data and --out (or --resume alone), "
         f"found no {', '.join(absent)}; see 'aligndetr train --help'"
     )
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that adds to a count shown on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda count: progress.advance(task, count)
 
 
 def _print_json(value: object) -> None:

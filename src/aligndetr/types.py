@@ -8,7 +8,7 @@ unless a name says otherwise; padding masks are True where there is padding.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -331,6 +331,10 @@ class Detections:
             class_id=self.labels.cpu().numpy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+Detect = Callable[[ImageBatch | Features], list[Detections]]
+"""A detector in evaluation mode: one Detections an image; it moves the images to its device."""
 
 
 def boxes_in_pixels(boxes: Tensor, size_hw: Tensor) -> Tensor:

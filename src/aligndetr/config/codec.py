@@ -27,14 +27,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or says what the schema does not know.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a YAML file, found: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is of another encoding"
-        raise ConfigError(f"{path}: expected UTF-8 text, {found}; save it as UTF-8") from None
-    return parse_config(text, str(path))
+    return parse_config(_read(path), str(path))
 
 
 def parse_config(text: str, where: str) -> Config:
@@ -46,8 +39,7 @@ def parse(kind: type[SettingsType], text: str, where: str) -> SettingsType:
     """Return the options of one `kind` in a YAML text."""
     raw = read_yaml(text, where)
     if not isinstance(raw, dict):
-        found = shown(raw)
-        raise ConfigError(f"{where}: expected lines such as 'field: value', found {found}")
+        raise ConfigError(_no_mapping(where, raw))
     return _validated(kind, cast(Slot, raw), where)
 
 
@@ -79,12 +71,87 @@ def override(config: SettingsType, assignments: Sequence[str]) -> SettingsType:
     return _validated(type(config), slot, "--set")
 
 
+def overlay(config: SettingsType, path: Path) -> SettingsType:
+    """Return the configuration with the fields that a YAML file names laid over it.
+
+    Slots are merged field by field; `type` changes the kind of a slot, as in `override`.
+
+    Raises:
+        ConfigError: The file cannot be read, or says what the schema does not know.
+    """
+    where = str(path)
+    raw = read_yaml(_read(path), where)
+    if not isinstance(raw, dict):
+        raise ConfigError(_no_mapping(where, raw))
+    try:
+        return override(config, _assignments(cast(Slot, raw)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix('--set: ')}") from None
+
+
+def _assignments(slot: Slot, prefix: str = "") -> list[str]:
+    """Return the fields of nested slots as `a.b=value`, the kind of a slot before the rest."""
+    assignments: list[str] = []
+    for key, value in sorted(slot.items(), key=lambda item: item[0] != "type"):
+        if isinstance(value, dict) and value:
+            assignments += _assignments(cast(Slot, value), f"{prefix}{key}.")
+        else:
+            assignments.append(f"{prefix}{key}={json.dumps(value)}")
+    return assignments
+
+
+def overlay(config: SettingsType, path: Path) -> SettingsType:
+    """Return the configuration with what a YAML file says laid over it, field by field.
+
+    The file need not say everything. A slot whose `type` the file changes becomes of that kind,
+    by the rule of `override`.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    changes = _read_slot(_read_text(path), str(path))
+    slot: Slot = config.model_dump(mode="json")
+    return _validated(type(config), _laid_over((type(config),), slot, changes), str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a YAML file, found: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is of another encoding"
+        raise ConfigError(f"{path}: expected UTF-8 text, {found}; save it as UTF-8") from None
+
+
+def _read_slot(text: str, where: str) -> Slot:
+    raw = read_yaml(text, where)
+    if not isinstance(raw, dict):
+        found = shown(raw)
+        raise ConfigError(f"{where}: expected lines such as 'field: value', found {found}")
+    return cast(Slot, raw)
+
+
 def _validated(kind: type[SettingsType], slot: Slot, where: str) -> SettingsType:
     # By way of JSON, whose strict mode takes a list for a tuple and text for a path.
     try:
         return kind.model_validate_json(json.dumps(slot, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(kind, slot, error)}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a YAML file, found: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is of another encoding"
+        raise ConfigError(f"{path}: expected UTF-8 text, {found}; save it as UTF-8") from None
+
+
+def _no_mapping(where: str, found: object) -> str:
+    return f"{where}: expected lines such as 'field: value', found {shown(found)}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +185,7 @@ def _assigned(kinds: tuple[Kind, ...], slot: Slot, change: _Change, depth: int) 
     """Return the slot with the change in it; `depth` counts the keys that led to the slot."""
     key = change.keys[depth]
     if depth == len(change.keys) - 1:
-        kept = _kept(kinds, slot, change) if key == "type" else slot
+        kept = _kept(kinds, slot, change.value, change.chosen) if key == "type" else slot
         return {**kept, key: change.value}
     kind = pick(kinds, slot)
     if key not in kind.model_fields:
@@ -130,16 +197,30 @@ def _assigned(kinds: tuple[Kind, ...], slot: Slot, change: _Change, depth: int) 
     return {**slot, key: _assigned(inner_kinds, cast(Slot, inner), change, depth + 1)}
 
 
-def _kept(kinds: tuple[Kind, ...], slot: Slot, change: _Change) -> Slot:
+def _laid_over(kinds: tuple[Kind, ...], slot: Slot, changes: Slot) -> Slot:
+    result = dict(_kept(kinds, slot, changes["type"]) if "type" in changes else slot)
+    kind = pick(kinds, {**slot, **changes})
+    for name, value in changes.items():
+        inner_kinds, below = kinds_of_field(kind, name), result.get(name)
+        if inner_kinds and isinstance(value, dict) and isinstance(below, dict):
+            result[name] = _laid_over(inner_kinds, cast(Slot, below), cast(Slot, value))
+        else:
+            result[name] = value
+    return result
+
+
+def _kept(
+    kinds: tuple[Kind, ...], slot: Slot, new_type: object, chosen: frozenset[str] = frozenset()
+) -> Slot:
     """Return the fields that stay when the slot becomes of another kind."""
-    old, new = pick(kinds, slot), pick(kinds, {"type": change.value})
-    if new is old or tag(new) != change.value:
+    old, new = pick(kinds, slot), pick(kinds, {"type": new_type})
+    if new is old or tag(new) != new_type:
         return slot
     usual = defaults(old)
     return {
         name: value
         for name, value in slot.items()
-        if name in new.model_fields and (value != usual.get(name) or name in change.chosen)
+        if name in new.model_fields and (value != usual.get(name) or name in chosen)
     }
 
 

@@ -103,5 +103,5 @@ def _expected(message: str) -> str:
 
 
 def _meant(found: object, choices: list[str]) -> str:
-    close = difflib.get_close_matches(str(found), choices, n=1)
+    close = difflib.get_close_matches(found, choices, n=1) if isinstance(found, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""

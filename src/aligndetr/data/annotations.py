@@ -143,7 +143,15 @@ class Annotations:
         images: ImageTable,
         objects: ObjectTable,
     ) -> Annotations:
-        """Return the annotations with the objects of each image brought together."""
+        """Return the annotations with the objects of each image brought together.
+
+        Raises:
+            DatasetError: There are no images.
+        """
+        if len(images.ids) == 0:
+            raise DatasetError(
+                f"{annotation_file}: expected at least one image, found none; add images"
+            )
         return Annotations(
             annotation_file, layout, tuple(folders), classes, images, objects.sorted()
         )
@@ -298,7 +306,7 @@ def check_same_classes(train: Annotations, val: Annotations) -> None:
     only_theirs = {number: name for number, name in theirs.items() if ours.get(number) != name}
     raise DatasetError(
         f"{val.annotation_file}: expected the classes of {train.annotation_file}, found others: "
-        f"only in the latter {_listed(only_ours)}; only in the former {_listed(only_theirs)}; "
+        f"train alone has {_listed(only_ours)}; val alone has {_listed(only_theirs)}; "
         "give both the same categories with the same ids"
     )
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from aligndetr.data.annotations import Annotations, IntArray
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.data.transforms import Sample, size_of
+from aligndetr.errors import DatasetError
 from aligndetr.types import Batch, ImageBatch, Targets
 
 
@@ -69,11 +70,25 @@ def training_loader(
         workers: Processes that load; 0 loads in this one.
         seed: Decides on the order and the augmentation.
         keep_empty: Whether images that have no objects to train on are used.
+
+    Raises:
+        DatasetError: No image is left.
     """
     annotations = dataset.annotations
     rows = np.arange(len(annotations)) if keep_empty else annotations.images_with_targets
+    if len(rows) == 0:
+        raise DatasetError(
+            f"{annotations.annotation_file}: expected an image with objects to train on, "
+            "found none; annotate some, or set data.keep_empty=true"
+        )
     sampler = EpochSampler(rows, seed=seed)
-    return _loader(dataset, sampler, batch_size=batch_size, workers=workers, drop_last=True)
+    return _loader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        workers=workers,
+        drop_last=len(sampler) >= batch_size,
+    )
 
 
 def evaluation_loader(
@@ -109,7 +124,7 @@ def _loader(
         sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
-        drop_last=drop_last and len(sampler) >= batch_size,
+        drop_last=drop_last,
         persistent_workers=workers > 0,
         pin_memory=accelerator is not None and accelerator.type != "mps",
         # Its own: else every epoch takes a number from torch's global one.

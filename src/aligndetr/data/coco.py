@@ -42,12 +42,8 @@ class _Table:
         """Return the values of one key, which every row must have."""
         try:
             return [row[key] for row in self.rows]
-        except (KeyError, TypeError):
-            number = next(
-                number
-                for number, row in enumerate(self.rows)
-                if not isinstance(row, dict) or key not in row
-            )
+        except KeyError:
+            number = next(number for number, row in enumerate(self.rows) if key not in row)
             raise self.error(number, f"the key {key!r}", self.rows[number]) from None
 
     def integers(self, key: str) -> IntArray:
@@ -171,7 +167,11 @@ def _table(file: Path, content: dict[str, object], name: str) -> _Table:
             f"{file}: expected a list {name!r}, found {found or 'nothing'}; "
             "give a COCO detection file"
         )
-    return _Table(file, name, rows)
+    table = _Table(file, name, rows)
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise table.error(number, "an object", row)
+    return table
 
 
 def _classes(table: _Table) -> tuple[IntArray, Classes]:
@@ -188,7 +188,7 @@ def _classes(table: _Table) -> tuple[IntArray, Classes]:
 
 def _without_dummy(categories: _Table, objects: _Table) -> _Table:
     """Return the categories without a category 0 that only heads the others and has no objects."""
-    dummy = next((row for row in categories.rows if Row(row).get("id") == 0), None)
+    dummy = next((row for row in categories.rows if row.get("id") == 0), None)
     others = [row for row in categories.rows if row is not dummy]
     heads_others = dummy is not None and all(
         row.get("supercategory") == dummy.get("name") for row in others

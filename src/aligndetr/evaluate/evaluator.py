@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from aligndetr.data.annotations import CocoAnnotation, CocoCategory, CocoDict
 from aligndetr.errors import DatasetError
-from aligndetr.types import Batch, Detections, Features, ImageBatch
-
-Detect = Callable[[ImageBatch | Features], list[Detections]]
-"""A detector in evaluation mode: one Detections an image; it moves the images to its device."""
+from aligndetr.types import Batch, Detect, Detections
 
 Results = NDArray[np.float64]
 """(N, 7): image id, left, top, width, height, score, category id."""
@@ -82,8 +79,8 @@ def results_from_coco(entries: Sequence[Mapping[str, Any]], where: str) -> Resul
     rows = np.empty((len(entries), 7))
     for index, entry in enumerate(entries):
         try:
-            numbers = (entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"])
-            rows[index] = numbers
+            rows[index] = [entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]]
+            np.asarray_chkfinite(rows[index])
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{where}: entry {index}: expected a COCO detection (image_id, category_id, "
@@ -127,17 +124,18 @@ def score(results: Results, ground_truth: CocoDict) -> dict[str, object]:
 
 
 def _rows(image_id: int, detections: Detections) -> Results:
-    boxes = detections.boxes.cpu().double().numpy()
-    ids = np.array(detections.classes.ids, dtype=np.float64)[detections.labels.cpu().numpy()]
+    boxes = detections.boxes.cpu().double()
+    scores = detections.scores.cpu().double()
+    category_ids = torch.tensor(detections.classes.ids, dtype=torch.float64)
     columns = (
-        np.full(len(boxes), image_id, dtype=np.float64),
+        torch.full_like(scores, image_id),
         boxes[:, :2],
         boxes[:, 2:] - boxes[:, :2],
-        detections.scores.cpu().double().numpy(),
-        ids,
+        scores,
+        category_ids[detections.labels.cpu()],
     )
-    rows = np.column_stack(columns)
-    return rows[np.isfinite(rows).all(axis=1)]  # a diverged model finds nothing
+    rows = torch.column_stack(columns)
+    return rows[rows.isfinite().all(dim=1)].numpy()  # a diverged model finds nothing
 
 
 def _check_image_ids(results: Results, image_ids: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Classification losses: each is a pair of BCE weights and a quality t(s, u).
 
-    L =              sum over positive entries (query, class) of  w_pos * -log s + w_neg * -log(1 - s)
-      + background * sum over all other entries of                s^gamma * -log(1 - s)
+    positive entry (query, class):  w_pos * -log s + w_neg * -log(1 - s)
+    every other entry:              background * s^gamma * -log(1 - s)
 
 s is the score, u the IoU of the matched boxes; a positive entry is the class of its target at a
 matched query. A loss is a row of the paper's Table 1 (arXiv:2304.07527): it says what its quality
@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aligndetr.losses.chunks import chunk_rows
 from aligndetr.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,9 +48,7 @@ class WeightedBCE(Settings, ABC):
     def weights(self, logits: Tensor, quality: Tensor, prime: Tensor) -> tuple[Tensor, Tensor]:
         """Return w_pos and w_neg (P,) of the positive entries; gradient flows through logits."""
 
-    def __call__(
-        self, logits: Tensor, positive: Entries, quality: Tensor, prime: Tensor
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, positive: Entries, quality: Tensor, prime: Tensor) -> Tensor:
         """Return the loss of each row, summed over its entries and not normalised.
 
         Args:
@@ -169,16 +168,23 @@ class _Background(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, positive: Entries, gamma: float) -> Tensor:
-        score, cost = logits.sigmoid(), _softplus(logits)
-        weight = score.pow(gamma)
-        weight[positive] = 0
-        loss = (weight * cost).flatten(1).sum(dim=1)
-        ctx.save_for_backward(cost.mul_(1 - score).mul_(gamma).add_(score).mul_(weight))
+        # A logit of -inf has no loss and no gradient.
+        gradient = logits.index_put(positive, logits.new_tensor(-torch.inf))
+        loss = logits.new_empty(len(logits))
+        rows = chunk_rows(logits, logits[:1].numel())
+        for x, total in zip(gradient.split(rows), loss.split(rows), strict=True):
+            score, cost = x.sigmoid(), _softplus(x)
+            weight = score.pow(gamma)
+            total.copy_((weight * cost).flatten(1).sum(dim=1))
+            torch.mul(score.addcmul(cost, 1 - score, value=gamma), weight, out=x)
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad[:, None, None], None, None
 

@@ -3,21 +3,178 @@
     cost = class_cost * focal cost + l1 * |box - target| - giou * GIoU
 
 An object that may have k positives enters the assignment problem k times, so the result is the
-cheapest one-to-k assignment.
+cheapest one-to-k assignment. Every image (and block of queries) is a problem of its own; their
+costs travel to the host together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from aligndetr.boxes import cxcywh_to_xyxy, giou
+from aligndetr.losses.chunks import chunk_rows
 from aligndetr.settings import Settings
 from aligndetr.types import Assignment, Targets
+
+LOG_EPS = 1e-8
+"""Added to scores inside the logarithms of the class cost, as published (DETR's focal cost)."""
+UNUSABLE = 1e9
+"""Cost of a prediction that is not finite: matched only when nothing else is left."""
+THREADED = 1 << 20
+"""Costs from which on the assignment problems are worth solving in threads."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Predictions of N layers for one run of queries, and how often each target may be matched.
+
+    `logits` (N, B, Q, C); `boxes` (N, B, Q, 4); `positives` the queries that an object may have
+    in each layer, which is lowered image by image where they would take more than half of the
+    queries; `copies` multiplies that, come what may; `blocks` equal parts of the Q queries, each
+    matched on its own.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    positives: tuple[int, ...]
+    copies: int = 1
+    blocks: int = 1
+
+    @property
+    def block_queries(self) -> int:
+        """Queries of one block."""
+        return self.logits.shape[2] // self.blocks
+
+    def image(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return logits (N * blocks, Q / blocks, C) and boxes (.., 4) of one image."""
+        logits, boxes = self.logits[:, index], self.boxes[:, index]
+        shape = (len(self.positives) * self.blocks, self.block_queries)
+        return logits.reshape(*shape, logits.shape[-1]), boxes.reshape(*shape, 4)
+
+    def repeats(self, count: int) -> list[int]:
+        """Return how often each of `count` objects of an image is matched: N * blocks numbers."""
+        most = self.block_queries // (2 * count)
+        layers = [self.copies * max(1, min(k, most)) for k in self.positives]
+        return [repeat for repeat in layers for _ in range(self.blocks)]
+
+
+class Matcher(Settings):
+    """Hungarian matching on a focal class cost, L1 and GIoU (DETR, section 3.1)."""
+
+    class_cost: NonNegativeFloat = 2.0
+    l1: NonNegativeFloat = 5.0
+    giou: NonNegativeFloat = 2.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Weight of the positive part of the focal cost; 1 - alpha is the negative part's."""
+    gamma: NonNegativeFloat = 2.0
+    """Focusing exponent of the focal cost."""
+    eps: NonNegativeFloat = 0.0
+    """Added to areas in the GIoU: 0 is exact; DINO, DAB-DETR and detrex use 1e-6."""
+
+    @torch.no_grad()
+    def __call__(self, stacks: Sequence[Stack], targets: Targets) -> list[Assignment]:
+        """Return the cheapest assignment of each stack.
+
+        `image` counts layer * B + image, as the rows of `stack.logits.flatten(0, 1)` do, and
+        pairs are ordered by image, target and query. There is one device-to-host copy for all.
+        """
+        chunks = [list(self._costs(stack, targets)) for stack in stacks]
+        shapes = [chunk.shape for stack_chunks in chunks for chunk in stack_chunks]
+        flat = [chunk.flatten() for stack_chunks in chunks for chunk in stack_chunks]
+        host = torch.cat([*flat, targets.boxes.new_empty(0)]).cpu()
+        sizes = [shape.numel() for shape in shapes]
+        costs = [
+            problem.view(shape).numpy()
+            for problem, shape in zip(host.split(sizes), shapes, strict=True)
+        ]
+        problems = [problem for chunk in costs for problem in chunk]
+        repeats = [
+            repeat
+            for stack in stacks
+            for count in targets.counts
+            if count
+            for repeat in stack.repeats(count)
+        ]
+        solved = iter(_solve_all(problems, repeats))
+        return [_assignment(stack, targets, solved) for stack in stacks]
+
+    @torch.no_grad()
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+        """Return the cost (..., Q, M) of each prediction for each of M targets of one image.
+
+        Args:
+            logits: (..., Q, C).
+            boxes: (..., Q, 4) cxcywh.
+            targets: (M, 4) cxcywh.
+            labels: (M,) int64.
+        """
+        pairwise = giou(cxcywh_to_xyxy(boxes).unsqueeze(-2), cxcywh_to_xyxy(targets), eps=self.eps)
+        distance = torch.cdist(boxes, targets.to(boxes.dtype), p=1)
+        cost = self._class_cost(logits, labels).mul_(self.class_cost)
+        cost.add_(distance, alpha=self.l1).sub_(pairwise, alpha=self.giou)
+        return cost.nan_to_num_(UNUSABLE, UNUSABLE, UNUSABLE)
+
+    def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return what a positive at (query, label) would add to the focal loss: (..., Q, M)."""
+        by_object = len(labels) <= logits.shape[-1]
+        entries = logits[..., labels] if by_object else logits
+        s, rest = entries.sigmoid(), entries.neg().sigmoid()
+        positive = rest.pow(self.gamma).mul_(s.add(LOG_EPS).log_()).mul_(-self.alpha)
+        negative = s.pow_(self.gamma).mul_(rest.add_(LOG_EPS).log_()).mul_(1 - self.alpha)
+        cost = positive.add_(negative)
+        return cost if by_object else cost[..., labels]
+
+    def _costs(self, stack: Stack, targets: Targets) -> Iterator[Tensor]:
+        """Yield the costs of image after image, as chunks of whole (Q / blocks, M) problems."""
+        for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
+            if count == 0:
+                continue
+            logits, boxes = stack.image(index)
+            own = slice(start, start + count)
+            rows = chunk_rows(logits, stack.block_queries * count)
+            for few_logits, few_boxes in zip(logits.split(rows), boxes.split(rows), strict=True):
+                yield self.cost(few_logits, few_boxes, targets.boxes[own], targets.labels[own])
+
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def solve(cost: NDArray[np.floating], repeat: int) -> Pairs:
+    """Return targets and queries of the cheapest assignment of a (Q, M) cost.
+
+    Each target gets `repeat` queries, or all targets share the Q queries if those are too few.
+    """
+    rows, queries = linear_sum_assignment(np.repeat(cost.T, repeat, axis=0))
+    return rows // repeat, queries
+
+
+def _solve_all(problems: Sequence[NDArray[np.floating]], repeats: Sequence[int]) -> list[Pairs]:
+    size = sum(problem.size * repeat for problem, repeat in zip(problems, repeats, strict=True))
+    threads = torch.get_num_threads()
+    if size < THREADED or threads == 1:
+        return list(map(solve, problems, repeats))
+    with ThreadPoolExecutor(threads) as executor:  # scipy lets go of the interpreter's lock
+        return list(executor.map(solve, problems, repeats))
+
+
+def _assignment(stack: Stack, targets: Targets, solved: Iterator[Pairs]) -> Assignment:
+    """Return the pairs of one stack, taking its problems from `solved` in the order of `_costs`."""
+    layers, images, queries, _ = stack.logits.shape
+    keys = [np.empty(0, np.int64)]  # of all three indices, so that one sort orders the pairs
+    for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
+        for layer in range(layers if count else 0):
+            for block in range(stack.blocks):
+                target, query = next(solved)
+                row = (layer * images + index) * len(targets) + start + target
+                keys.append(row * queries + block * stack.block_queries + query)
+    ordered = torch.from_numpy(np.sort(np.concatenate(keys))).to(stack.logits.device)
+    rows, query = ordered // max(queries, 1), ordered % max(queries, 1)
+    return Assignment(rows // max(len(targets), 1), query, rows % max(len(targets), 1))

@@ -26,6 +26,9 @@ timm's plain `efficientnet_lite*` has the same keys but other padding and epsilo
 predictions with these weights are wrong.
 """
 
+CLASSIFIER_PARTS = ("conv_head.", "bn2.", "classifier.")
+"""What an image classifier has behind its last feature map."""
+
 
 def create_backbone(
     name: str, *, strides: tuple[int, ...], output_stride: int | None, source: str | Path | None
@@ -42,18 +45,32 @@ def create_backbone(
         CheckpointError: No such model, or the weights cannot be had.
     """
     overlay, origin = _overlay(name, source)
+    options: dict[str, Any] = {
+        "features_only": True,
+        "pretrained": source is not None,
+        "pretrained_cfg_overlay": overlay,
+        "out_indices": _indices(name, strides),
+    }
+    if output_stride is not None:
+        options["output_stride"] = output_stride
     try:
-        model = timm.create_model(
-            name,
-            features_only=True,
-            pretrained=source is not None,
-            pretrained_cfg_overlay=overlay,
-            out_indices=_indices(name, strides),
-            **({} if output_stride is None else {"output_stride": output_stride}),
-        )
+        model = timm.create_model(name, **options)
+        if "file" in overlay:
+            _check_all_loaded(model, timm.create_model(name, **options))
     except Exception as error:  # timm and its hub raise many kinds
         raise CheckpointError(_explain(name, source, error)) from error
     return model, f"backbone {name}: {origin}"
+
+
+def _check_all_loaded(model: nn.Module, again: nn.Module) -> None:
+    """Raise KeyError if a tensor is random: then two models from one file differ in it.
+
+    timm loads feature extractors leniently, and says nothing of what a file lacks.
+    """
+    others = again.state_dict()
+    lacking = [name for name, value in model.state_dict().items() if (value != others[name]).any()]
+    if lacking:
+        raise KeyError(f"{len(lacking)} tensors are not in it, {lacking[0]} first")
 
 
 def _overlay(name: str, source: str | Path | None) -> tuple[dict[str, Any], str]:
@@ -119,7 +136,8 @@ def _packaged_weights(name: str) -> dict[str, Tensor] | None:
     file_class = getattr(module, f"EfficientnetLite{name[-1]}ModelFile")
     path: str = file_class.get_model_file_path()
     published: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    return {rename_lite_key(key, LITE_STAGES[name]): value for key, value in published.items()}
+    renamed = {rename_lite_key(key, LITE_STAGES[name]): value for key, value in published.items()}
+    return {key: value for key, value in renamed.items() if not key.startswith(CLASSIFIER_PARTS)}
 
 
 def rename_lite_key(key: str, stages: tuple[int, ...]) -> str:

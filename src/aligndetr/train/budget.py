@@ -12,8 +12,8 @@ class Budget:
     """One of epochs, steps and minutes; it tells which share of the training is done.
 
     A budget in minutes counts from the start of the command: `begun_seconds` of it had passed
-    when the first step began, and `reserve_seconds` are kept for what follows the last step.
-    The learning rate follows the time between the two.
+    when the first step began, `closing_seconds` are kept for the last evaluation and saving,
+    and `reserve_seconds` for what the caller does after that. Training has the time between.
 
     Raises:
         ConfigError: not exactly one of the three is given, or it is not positive.
@@ -22,8 +22,9 @@ class Budget:
     epochs: int | None = None
     steps: int | None = None
     minutes: float | None = None
-    begun_seconds: float = 0.0
     reserve_seconds: float = 0.0
+    begun_seconds: float = 0.0
+    closing_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {"epochs": self.epochs, "steps": self.steps, "minutes": self.minutes}
@@ -56,24 +57,20 @@ class Budget:
         """The time between the first step and the end of the last one; minutes only."""
         if self.minutes is None:
             raise ValueError("training_seconds: only a budget in minutes has them")
-        return max(60 * self.minutes - self.begun_seconds - self.reserve_seconds, 1e-9)
+        unused = self.begun_seconds + self.closing_seconds + self.reserve_seconds
+        return max(60 * self.minutes - unused, 1e-9)
 
-    def began(self, elapsed_seconds: float, reserve_seconds: float) -> Budget:
+    def began(self, elapsed_seconds: float, *, closing_seconds: float) -> Budget:
         """Return the budget of a training whose first step begins now.
-
-        Args:
-            elapsed_seconds: Since the start of the command.
-            reserve_seconds: What the last evaluation and saving will need; added to the
-                reserve that the caller asked for.
 
         Raises:
             ConfigError: no time is left for training.
         """
-        reserve_seconds += self.reserve_seconds
-        if self.minutes is not None and elapsed_seconds + reserve_seconds >= 60 * self.minutes:
+        unused = elapsed_seconds + closing_seconds + self.reserve_seconds
+        if self.minutes is not None and unused >= 60 * self.minutes:
             raise ConfigError(
-                f"--minutes {self.minutes:g}: expected time for training, but {elapsed_seconds:.0f} "
-                f"s have passed and the last evaluation needs about {reserve_seconds:.0f} s; give "
-                f"at least {(2 * (elapsed_seconds + reserve_seconds)) / 60:.1f} minutes"
+                f"--minutes {self.minutes:g}: expected time for training, but {elapsed_seconds:.0f}"
+                f" s have passed and {unused - elapsed_seconds:.0f} s are needed for the last "
+                f"evaluation; give at least {2 * unused / 60:.1f} minutes"
             )
-        return replace(self, begun_seconds=elapsed_seconds, reserve_seconds=reserve_seconds)
+        return replace(self, begun_seconds=elapsed_seconds, closing_seconds=closing_seconds)

@@ -7,9 +7,9 @@ from itertools import islice, pairwise
 import torch
 from torch import nn
 
-from aligndetr.evaluate.evaluator import Detect, collect
+from aligndetr.evaluate.evaluator import collect
 from aligndetr.model.postprocess import postprocess
-from aligndetr.types import Batch, Classes, Detections, Features, ImageBatch
+from aligndetr.types import Batch, Classes, Detect, Detections, Features, ImageBatch
 
 TRIAL_BATCHES = 3
 """Batches from which the time of an evaluation is estimated."""
@@ -17,9 +17,7 @@ SCORING_SECONDS = 0.005
 """Of computing the metrics, an image: 10 s for the 5,000 images of COCO, with a margin."""
 
 
-def detect_with(
-    network: nn.Module, classes: Classes, *, top: int, device: torch.device
-) -> Detect:
+def detect_with(network: nn.Module, classes: Classes, *, top: int, device: torch.device) -> Detect:
     """Return a function from images to detections; it puts the network into evaluation mode."""
     network.eval()
 

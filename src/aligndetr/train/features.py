@@ -206,8 +206,9 @@ def _compute(compute: Compute, batch: Batch, device: torch.device) -> Features:
 def _split(batch: Batch, features: Features, strides: Sequence[int]) -> list[CachedView]:
     """Return the images of a batch one by one, each level cut to what is not padding."""
     targets, sizes = batch.targets.to(CPU), features.sizes.to(CPU)
+    counts = list(targets.counts)
     levels = [level.to(CPU) for level in features.levels]
-    boxes, labels = targets.boxes.split(targets.counts), targets.labels.split(targets.counts)
+    boxes, labels = targets.boxes.split(counts), targets.labels.split(counts)
     return [
         CachedView(
             tuple(
@@ -241,7 +242,9 @@ def _padded(maps: Sequence[Tensor]) -> Tensor:
     """Return (C, h, w) maps as one (B, C, H, W), with zeros where a map is smaller."""
     if len({level.shape for level in maps}) == 1:
         return torch.stack(list(maps))
-    height, width = (max(sides) for sides in zip(*(level.shape[-2:] for level in maps), strict=True))
+    height, width = (
+        max(sides) for sides in zip(*(level.shape[-2:] for level in maps), strict=True)
+    )
     batch = maps[0].new_zeros(len(maps), len(maps[0]), height, width)
     for row, level in zip(batch, maps, strict=True):
         row[:, : level.shape[1], : level.shape[2]] = level

@@ -32,7 +32,8 @@ def check_terms(terms: Mapping[str, Tensor], image_ids: Sequence[int], *, step: 
         if not is_finite
     )
     raise DivergenceError(
-        f"training step {step}: expected finite losses, found {found}; {_images(image_ids)}; {REMEDY}"
+        f"training step {step}: expected finite losses, found {found}; "
+        f"{_images(image_ids)}; {REMEDY}"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -84,6 +85,7 @@ class RunLog:
         )
         self._task = self._bar.add_task("training", total=1.0, status="")
         self._window = Window()
+        self._learning_rate = self._share = 0.0
         self._line_time = time.monotonic()
 
     def __enter__(self) -> RunLog:
@@ -119,24 +121,25 @@ class RunLog:
         `share` of the training is done.
         """
         self._window.add(terms, images)
+        self._learning_rate, self._share = learning_rate, share
         self._bar.update(self._task, completed=share, description=f"epoch {position.epoch + 1}")
         if self._window.is_full:
-            self.flush(position, learning_rate=learning_rate, share=share)
+            self.flush(position)
 
-    def flush(self, position: Position, *, learning_rate: float, share: float) -> None:
+    def flush(self, position: Position) -> None:
         """Write the means of the batches since the last line, if there were any."""
         if self._window.is_empty:
             return
         summary, self._window = self._window.summary(), Window()
-        self._write("train", position, {"learning_rate": learning_rate, **summary})
+        self._write("train", position, {"learning_rate": self._learning_rate, **summary})
         status = (
-            f"loss {summary['loss']:.3f}  lr {learning_rate:.1e}  "
+            f"loss {summary['loss']:.3f}  lr {self._learning_rate:.1e}  "
             f"{summary['images_per_second']:.1f} images/s"
         )
         self._bar.update(self._task, status=status)
         if self._bar.disable and time.monotonic() - self._line_time >= EVERY_SECONDS:
             self._line_time = time.monotonic()
-            self.say(f"{share:4.0%}  epoch {position.epoch + 1}  step {position.step}  {status}")
+            self.say(f"{self._share:4.0%}  epoch {position.epoch + 1}  {status}")
 
     def evaluation(
         self, position: Position, metrics: Mapping[str, object], *, is_best: bool
@@ -146,6 +149,16 @@ class RunLog:
         shown = "  ".join(f"{name} {_percent(metrics[name])}" for name in ("AP", "AP50", "AP75"))
         best = "  (best so far)" if is_best else ""
         self.say(f"epoch {position.epoch}  step {position.step}  {shown}{best}")
+
+    @contextmanager
+    def chore(self, description: str, total: int) -> Generator[Callable[[int], None], None, None]:
+        """Show a bar of its own for work on `total` images; what it yields advances it."""
+        task = self._bar.add_task(description, total=total, status="")
+        try:
+            yield lambda images: self._bar.advance(task, images)
+        finally:
+            self._bar.remove_task(task)
+            self._window = Window()
 
     def say(self, text: str) -> None:
         """Show a line on stderr, above the progress bar if there is one."""

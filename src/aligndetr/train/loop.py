@@ -1,7 +1,7 @@
 """The training loop: forward, criterion, check, backward, clip, step, average, log.
 
-`fit` sets a run up; `Trainer` is the run. Hugging Face accelerate distributes it over processes
-(`accelerate launch` or `torchrun`) and accumulates gradients.
+Hugging Face accelerate distributes it over processes (`accelerate launch` or `torchrun`) and
+accumulates gradients. Processes act alike because they decide on numbers that they agreed on.
 """
 
 from __future__ import annotations
@@ -14,156 +14,42 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from aligndetr.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, save_weights
 from aligndetr.config.schema import Config
-from aligndetr.data.batch import evaluation_loader, set_epoch, training_loader
-from aligndetr.data.dataset import DetectionDataset
-from aligndetr.errors import DatasetError
-from aligndetr.evaluate.evaluator import Detect, collect, merge, score
+from aligndetr.data.annotations import Annotations
+from aligndetr.data.batch import set_epoch
+from aligndetr.evaluate.evaluator import collect, merge, score
 from aligndetr.model.detector import DetectorModel
 from aligndetr.train.budget import Budget
 from aligndetr.train.evaluation import detect_with, trial_seconds
-from aligndetr.train.features import cache_evaluation, cache_training, check_cacheable
 from aligndetr.train.finite import check_gradient, check_terms
 from aligndetr.train.log import RunLog
-from aligndetr.train.memory import keep_heap
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.train.schedule import factor, set_learning_rate
-from aligndetr.train.state import (
-    Position,
-    Saved,
-    Trained,
-    averaged,
-    load_state,
-    random_state,
-    save_state,
-)
-from aligndetr.types import Batch
+from aligndetr.train.state import Position, Saved, Trained, averaged, random_state, save_state
+from aligndetr.types import Batch, Detect
 
-RESERVE_MARGIN = 1.3
-"""The last evaluation and saving may take this much longer than estimated."""
 CHORE_SHARE = 0.05
-"""Share of the time that a budget in minutes leaves to evaluations on the way, and to saving."""
+"""Share of its time that a budget in minutes leaves to evaluations on the way, and to saving."""
+CLOSING_MARGIN = 1.3
+"""The last evaluation and saving may take this much longer than estimated, ..."""
+CLOSING_SLACK_SECONDS = 1.0
+"""... and this much on top."""
 SAVING_SPEED = 200e6
-"""Bytes a second at which a run folder is written, at least."""
-
-
-def fit(
-    model: DetectorModel,
-    config: Config,
-    train_data: DetectionDataset,
-    val_data: DetectionDataset,
-    out: Path,
-    *,
-    budget: Budget | None,
-    started: float,
-) -> dict[str, object]:
-    """Train `model` in place and return the metrics of the best weights.
-
-    Writes `metrics.jsonl`, `best.safetensors`, `last.safetensors` and `state/` to `out`.
-    With `training.ema` the averaged weights are evaluated and written, not those of the model.
-
-    Args:
-        model: On the device that it is trained on.
-        config: What the model was built from, and how to train it.
-        train_data: With the transform of training.
-        val_data: With the transform of evaluation.
-        out: Run folder, which exists.
-        budget: How long to train; None continues the run in `out` exactly, with its own budget.
-        started: `time.monotonic()` at the start of the command; a budget in minutes counts
-            from there.
-
-    Raises:
-        ConfigError: the budget leaves no time, or the features cannot be cached.
-        CheckpointError: there is nothing to continue.
-        DivergenceError: a loss or gradient is not finite.
-    """
-    saved = load_state(out) if budget is None else None
-    device = next(model.parameters()).device
-    if device.type == "cpu":
-        keep_heap()
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",
-        gradient_accumulation_steps=config.training.accumulate,
-        # Denoising has no queries, so its embedding no gradient, where a batch has no targets.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    set_seed(config.training.seed, device_specific=True)
-    model.to(accelerator.device)
-    with RunLog(out, is_main=accelerator.is_main_process) as log:
-        loaders = open_loaders(model, config, train_data, val_data, accelerator, log)
-        run = Trainer(model, config, loaders, out, accelerator=accelerator, log=log)
-        if saved is None:
-            assert budget is not None
-            run.begin(budget, started)
-        else:
-            run.resume(saved, started)
-        return run.train()
+"""Bytes a second at which weights and state are written, at least."""
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Where a run's batches come from; each process has its own share."""
+    """Where a run's batches come from, each process's own share; `truth` is what `val` shows."""
 
     train: DataLoader[Any]
     val: DataLoader[Any] | list[Batch]
-    val_data: DetectionDataset
-
-
-def open_loaders(
-    model: DetectorModel,
-    config: Config,
-    train_data: DetectionDataset,
-    val_data: DetectionDataset,
-    accelerator: Accelerator,
-    log: RunLog,
-) -> Loaders:
-    """Return the loaders, of images or of cached features.
-
-    Raises:
-        DatasetError: there is no image to train on.
-        ConfigError: the features cannot be cached.
-    """
-    data, seed = config.data, config.training.seed
-    val: Any = accelerator.prepare_data_loader(
-        evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
-    )
-    if data.cache_features:
-        check_cacheable(config)
-        model.eval()
-        device, views = accelerator.device, data.cached_views * len(train_data)
-        with log.chore(f"caching features of {views} views", views) as report:
-            cache = cache_training(
-                model.features,
-                train_data,
-                data,
-                strides=model.backbone.strides,
-                device=device,
-                seed=seed,
-                report=report,
-            )
-        with log.chore(f"caching features of {len(val_data)} images", len(val_data)) as report:
-            val = cache_evaluation(model.features, val, device=device, report=report)
-        train: DataLoader[Any] = cache.loader(batch_size=data.batch_size, seed=seed)
-    else:
-        train = training_loader(
-            train_data,
-            batch_size=data.batch_size,
-            workers=data.workers,
-            seed=seed,
-            keep_empty=data.keep_empty,
-        )
-    if len(train) == 0:
-        raise DatasetError(
-            f"{train_data.annotations.annotation_file}: expected images to train on, found none "
-            f"(data.keep_empty={data.keep_empty}); add annotated images"
-        )
-    return Loaders(accelerator.prepare_data_loader(train), val, val_data)
+    truth: Annotations
 
 
 class Trainer:
@@ -183,34 +69,35 @@ class Trainer:
         average = None if training.ema is None else averaged(model, training.ema)
         self.trained = Trained(model, build_optimizer(model, training), average)
         self.position = Position()
+        self.budget = Budget(epochs=training.epochs)
         self._model, self._optimizer = accelerator.prepare(model, self.trained.optimizer)
-        self._config = config
-        self._loaders = loaders
-        self._out = out
-        self._accelerator = accelerator
-        self._log = log
-        self._step_seconds = 0.0
+        self._config, self._loaders, self._out = config, loaders, out
+        self._accelerator, self._log = accelerator, log
+        self._started = time.monotonic()
+        self._lap_seconds = 0.0
 
     def begin(self, budget: Budget, started: float) -> None:
-        """Prepare the first step; minutes count from `started`."""
+        """Prepare the first step; minutes count from `started`.
+
+        Raises:
+            ConfigError: the budget leaves no time for training.
+        """
         self._started = started
-        self._tick()
-        reserve = 0.0
+        closing_seconds = 0.0
         if budget.minutes is not None:
-            reserve = self._reserve_seconds(*self._agree(self._trial_seconds()))
+            closing_seconds = self._closing_seconds(self._agree(self._try_evaluation())[0])
         self._tick()
-        self._caller_reserve = budget.reserve_seconds
-        self.budget = budget.began(self.position.elapsed_seconds, reserve)
+        self.budget = budget.began(self.position.elapsed_seconds, closing_seconds=closing_seconds)
 
     def resume(self, saved: Saved, started: float) -> None:
-        """Prepare the step after the last that was saved; its command's time has been used."""
+        """Prepare the step after the saved one; the time that it was saved at is used up."""
         saved.restore(self.trained, self._accelerator.process_index)
         self.position, self.budget = saved.position, saved.budget
         self._started = started - saved.position.elapsed_seconds
         self._log.continue_from(self.position)
         self._tick()
         if self._is_over:
-            self._log.say(f"{self._out}: the training is finished; nothing is left to resume")
+            self._log.say(f"{self._out}: this training is finished; nothing is left to resume")
 
     def train(self) -> dict[str, object]:
         """Train until the budget is used up; return the metrics of the best weights."""
@@ -225,35 +112,38 @@ class Trainer:
         self._model.train()
         set_epoch(loader, self.position.epoch)
         for index, batch in enumerate(loader):
+            before = self.position.elapsed_seconds
             num_targets = self._tick(len(batch.targets))
+            self._lap_seconds = self.position.elapsed_seconds - before
             share = self._share(index / len(loader))
             if share >= 1:
                 return
-            rate = training.learning_rate * factor(training.schedule, share)
-            set_learning_rate(self._optimizer, factor(training.schedule, share))
-            start = time.monotonic()
-            terms = self._step(batch, max(num_targets, 1.0))
-            self._step_seconds = time.monotonic() - start
-            images = len(batch.image_ids) * self._accelerator.num_processes
-            self._log.batch(self.position, terms, images=images, learning_rate=rate, share=share)
+            rate = factor(training.schedule, share)
+            set_learning_rate(self.trained.optimizer, rate)
+            terms = self._step(batch, num_targets)
+            self._log.batch(
+                self.position,
+                terms,
+                images=len(batch.image_ids) * self._accelerator.num_processes,
+                learning_rate=rate * training.learning_rate,
+                share=share,
+            )
         self.position = replace(self.position, epoch=self.position.epoch + 1)
 
     def _step(self, batch: Batch, num_targets: float) -> dict[str, Tensor]:
-        """Add up the gradients of a batch, and step when enough of them have been."""
-        accelerator = self._accelerator
-        with accelerator.accumulate(self._model):
+        """Add up the gradients of a batch; update the weights when enough batches have been."""
+        with self._accelerator.accumulate(self._model):
             output = self._model(batch.images, batch.targets)
-            terms = self._config.criterion(output, batch.targets, num_targets=num_targets)
+            terms = self._config.criterion(output, batch.targets, num_targets=max(num_targets, 1.0))
             check_terms(terms, batch.image_ids, step=self.position.step)
-            accelerator.backward(torch.stack(list(terms.values())).sum())
-            if accelerator.sync_gradients:
+            self._accelerator.backward(torch.stack(list(terms.values())).sum())
+            if self._accelerator.sync_gradients:
                 self._update(batch)
         return terms
 
     def _update(self, batch: Batch) -> None:
-        norm = self._accelerator.clip_grad_norm_(
-            self._model.parameters(), self._config.training.clip_norm
-        )
+        parameters, limit = self._model.parameters(), self._config.training.clip_norm
+        norm = self._accelerator.clip_grad_norm_(parameters, limit)
         assert norm is not None
         check_gradient(norm, batch.image_ids, step=self.position.step)
         self._optimizer.step()
@@ -261,3 +151,121 @@ class Trainer:
         if self.trained.average is not None:
             self.trained.average.update_parameters(self.trained.network)
         self.position = replace(self.position, step=self.position.step + 1)
+
+    def _end_epoch(self) -> None:
+        """Evaluate and save, where that is due."""
+        self._tick()
+        self._log.flush(self.position)
+        if self._evaluation_is_due:
+            self._evaluate()
+        if self._is_over or self._is_affordable(self.position.saving_seconds, self._saving_seconds):
+            self._save()
+        self._tick()
+
+    @property
+    def _evaluation_is_due(self) -> bool:
+        """At the end; before, after every so many epochs, where a budget in minutes can bear it."""
+        if self._is_over:
+            return self.position.evaluated_step != self.position.step
+        return self.position.epoch % self._config.training.evaluate_every == 0 and (
+            self._is_affordable(self.position.evaluation_seconds, self.budget.closing_seconds)
+        )
+
+    def _is_affordable(self, spent_seconds: float, seconds: float) -> bool:
+        """Whether minutes are no matter, or all such work takes its small share and still fits."""
+        if self.budget.minutes is None:
+            return True
+        end = self.position.elapsed_seconds + seconds
+        fits = self.budget.progress(self.position.step, self.position.epoch, end) < 1
+        return fits and spent_seconds + seconds <= CHORE_SHARE * end
+
+    def _evaluate(self) -> None:
+        """Measure the weights on the validation images; keep them if they are the best so far."""
+        start = time.monotonic()
+        with self._log.chore("evaluating", len(self._loaders.truth)) as report:
+            results = collect(self._detect(), self._loaders.val, progress=report)
+        metrics = score(merge(gather_object([results])), self._loaders.truth.coco_dict())
+        seconds = self._agree(time.monotonic() - start)[0]
+        metrics |= {"images": len(self._loaders.truth), "seconds": seconds}
+        is_best = self.position.best is None or _ap(metrics) > _ap(self.position.best)
+        self.position = replace(
+            self.position,
+            evaluation_seconds=self.position.evaluation_seconds + seconds,
+            evaluated_step=self.position.step,
+            best=metrics if is_best else self.position.best,
+        )
+        self._tick()
+        if self.budget.minutes is not None:
+            closing_seconds = self._closing_seconds(seconds)
+            self.budget = replace(self.budget, closing_seconds=closing_seconds)
+        self._log.evaluation(self.position, metrics, is_best=is_best)
+        if is_best:
+            self._save_weights(BEST_WEIGHTS)
+
+    def _save(self) -> None:
+        """Write the last weights, and what resumes the run."""
+        start = time.monotonic()
+        random = gather_object([random_state()])
+        self._save_weights(LAST_WEIGHTS)
+        if self._accelerator.is_main_process:
+            save_state(
+                self._out, self.trained, position=self.position, budget=self.budget, random=random
+            )
+        seconds = self.position.saving_seconds + self._agree(time.monotonic() - start)[0]
+        self.position = replace(self.position, saving_seconds=seconds)
+
+    def _save_weights(self, name: str) -> None:
+        if self._accelerator.is_main_process:
+            weights, classes = self.trained.evaluated.state_dict(), self._loaders.truth.classes
+            save_weights(self._out / name, weights, self._config, classes)
+
+    def _detect(self) -> Detect:
+        return detect_with(
+            self.trained.evaluated,
+            self._loaders.truth.classes,
+            top=self._config.postprocess.top,
+            device=self._accelerator.device,
+        )
+
+    def _try_evaluation(self) -> float:
+        val, images = self._loaders.val, len(self._loaders.truth)
+        return trial_seconds(self._detect(), val, batches=len(val), images=images)
+
+    def _closing_seconds(self, evaluation_seconds: float) -> float:
+        seconds = evaluation_seconds + self._saving_seconds
+        return CLOSING_MARGIN * seconds + CLOSING_SLACK_SECONDS
+
+    @property
+    def _saving_seconds(self) -> float:
+        """About how long saving takes: weights (twice, for best), average, two of the optimizer."""
+        weights = self.trained.network.state_dict().values()
+        return 5 * sum(weight.numel() * weight.element_size() for weight in weights) / SAVING_SPEED
+
+    @property
+    def _is_over(self) -> bool:
+        return self._share(0.0) >= 1
+
+    def _share(self, epoch_fraction: float) -> float:
+        """Return the share of the training that is done, were one more step as long as the last."""
+        position = self.position
+        elapsed_seconds = position.elapsed_seconds + self._lap_seconds
+        return self.budget.progress(position.step, position.epoch + epoch_fraction, elapsed_seconds)
+
+    def _tick(self, num_targets: float = 0.0) -> float:
+        """Note the time; return the mean number of targets over the processes."""
+        elapsed_seconds, mean = self._agree(time.monotonic() - self._started, num_targets)
+        self.position = replace(self.position, elapsed_seconds=elapsed_seconds)
+        return mean
+
+    def _agree(self, *values: float) -> list[float]:
+        """Return the mean of each value over all processes."""
+        if self._accelerator.num_processes == 1:
+            return list(values)
+        mine = torch.tensor(values, device=self._accelerator.device)
+        mean: Any = self._accelerator.reduce(mine, "mean")
+        return mean.tolist()
+
+
+def _ap(metrics: Mapping[str, object]) -> float:
+    """Return the AP; -1 where it could not be measured."""
+    return ap if isinstance(ap := metrics["AP"], float) else -1.0

@@ -25,4 +25,6 @@ def keep_heap() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all([mallopt(option, value) == 1 for option, value in (MMAP_MAX, TRIM_THRESHOLD, TOP_PAD)])
+    return all(
+        [mallopt(option, value) == 1 for option, value in (MMAP_MAX, TRIM_THRESHOLD, TOP_PAD)]
+    )

@@ -6,7 +6,7 @@ reading it never runs code. It is replaced in one move, so a crash leaves the on
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import random
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from aligndetr.checkpoint import write_bytes
 from aligndetr.errors import CheckpointError
 from aligndetr.train.budget import Budget
 
@@ -101,7 +102,11 @@ def save_state(
     budget: Budget,
     random: list[Mapping[str, Any]],
 ) -> None:
-    """Write `state/training.pt` of the run folder `out`, replacing the one before."""
+    """Write `state/training.pt` of the run folder `out`, replacing the one before.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
     average = trained.average
     content = {
         "position": asdict(position),
@@ -113,14 +118,9 @@ def save_state(
         },
         "random": random,
     }
-    path = out / STATE_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(out / STATE_FILE, buffer.getvalue())
 
 
 def load_state(out: Path) -> Saved:

@@ -1,0 +1,273 @@
+"""The library in a few calls: train, evaluate, predict.
+
+`Detector` holds a model that is ready for use; `train` and `resume` make runs. The command line
+does nothing that is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+
+from aligndetr.checkpoint import load_state as load_weights_into
+from aligndetr.config.presets import get_preset
+from aligndetr.config.schema import Config
+from aligndetr.data.annotations import Annotations
+from aligndetr.data.batch import evaluation_loader
+from aligndetr.data.dataset import DetectionDataset
+from aligndetr.data.formats import open_split
+from aligndetr.devices import resolve_device
+from aligndetr.errors import DatasetError
+from aligndetr.evaluate.evaluator import evaluate
+from aligndetr.model.build import Precision, build_model
+from aligndetr.model.postprocess import postprocess
+from aligndetr.pictures import Picture, Source, expand, is_single, list_sources
+from aligndetr.predict import predict, predict_files, unresized
+from aligndetr.runs import Run, open_start, resume, train
+from aligndetr.types import Classes, Detections, Features, ImageBatch
+
+__all__ = ["Detector", "Run", "resume", "train"]
+
+Progress = Callable[[int], None]
+
+
+class Detector:
+    """A detector that is ready to predict, evaluate or be trained.
+
+    Example:
+        >>> detector = Detector("runs/cells")
+        >>> detections = detector.predict("smear.jpg", threshold=0.3)
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        num_classes: int | None = None,
+        pretrained: bool = True,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        """Open a run folder or a .safetensors file, or start from a preset.
+
+        Args:
+            model: Run folder, .safetensors file, or preset; `aligndetr models` lists them.
+            num_classes: Of a preset; a run knows its own.
+            pretrained: Whether a preset starts from ImageNet weights; False is random weights.
+            device: "auto", "cpu", "cuda" or "mps".
+            precision: Arithmetic of the transformer; auto is bf16 where that is fast.
+
+        Raises:
+            ConfigError: No such preset or device.
+            CheckpointError: The run or the weights cannot be used.
+        """
+        self.device = resolve_device(device)
+        self.origin = str(model)
+        checkpoint = open_start(model)
+        if checkpoint is None:
+            config = get_preset(str(model))
+            if num_classes is not None:
+                config = config.model_copy(update={"num_classes": num_classes})
+            self.classes = Classes.numbered(config.num_classes)
+            self._build(config, precision, pretrained=pretrained)
+        else:
+            if num_classes not in (None, len(checkpoint.classes)):
+                raise ValueError(
+                    f"Detector: {model} has {len(checkpoint.classes)} classes, "
+                    f"not num_classes={num_classes}"
+                )
+            self.classes = checkpoint.classes
+            self._build(checkpoint.config, precision, pretrained=False)
+            load_weights_into(self.model, checkpoint.state_dict, str(checkpoint.path))
+
+    def _build(self, config: Config, precision: Precision, *, pretrained: bool) -> None:
+        if precision != "auto":
+            config = config.model_copy(update={"precision": precision})
+        self.config = config
+        use_imagenet = pretrained and config.backbone.pretrained
+        self.model, self.weights_origin = build_model(
+            config, device=self.device, pretrained=use_imagenet
+        )
+        self.model.eval()
+
+    @overload
+    def predict(
+        self, source: Picture, *, threshold: float = 0.3, resize: bool = True
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, source: Sequence[Picture], *, threshold: float = 0.3, resize: bool = True
+    ) -> list[Detections]: ...
+
+    def predict(
+        self, source: Source, *, threshold: float = 0.3, resize: bool = True
+    ) -> Detections | list[Detections]:
+        """Return the objects of one picture, or of each picture of a list, folder or pattern.
+
+        Args:
+            source: Path, folder, glob pattern, bytes, PIL image, uint8 array (H, W, 3), float
+                tensor (3, H, W) in [0, 1], or a list of these.
+            threshold: Detections with a lower score are left out.
+            resize: False gives the picture to the model in the size that it has.
+
+        Raises:
+            DatasetError: A picture cannot be found or read.
+        """
+        backbone = self.config.backbone
+        transform = (
+            self.config.data.augmentation.evaluation(backbone.mean, backbone.std)
+            if resize
+            else unresized(backbone.mean, backbone.std)
+        )
+        self.model.eval()
+        found = [
+            predict(self._detect, picture, transform).above(threshold) for picture in expand(source)
+        ]
+        return found[0] if is_single(source) else found
+
+    def predict_folder(
+        self,
+        source: str | Path,
+        out: str | Path,
+        *,
+        threshold: float = 0.3,
+        progress: Progress | None = None,
+    ) -> list[dict[str, object]]:
+        """Write pictures with their boxes and `predictions.json` (COCO results) to `out`.
+
+        Args:
+            source: An image, a folder of images, or a glob pattern.
+            out: Where to write; made when missing.
+            threshold: Detections with a lower score are left out.
+            progress: Called with 1 after every image.
+
+        Returns:
+            For each image its file, its picture, and how many detections it has.
+        """
+        self.model.eval()
+        backbone = self.config.backbone
+        predictions = predict_files(
+            self._detect,
+            list_sources(source),
+            Path(out),
+            classes=self.classes,
+            transform=self.config.data.augmentation.evaluation(backbone.mean, backbone.std),
+            threshold=threshold,
+            progress=progress,
+        )
+        counts: dict[object, int] = {}
+        for result in predictions.results:
+            counts[result["image_id"]] = counts.get(result["image_id"], 0) + 1
+        return [
+            {
+                "file": image["file_name"],
+                "picture": str(Path(out) / str(image["picture"])),
+                "detections": counts.get(image["id"], 0),
+            }
+            for image in predictions.images
+        ]
+
+    def evaluate(
+        self, data: str | Path, *, split: str = "val", progress: Progress | None = None
+    ) -> dict[str, object]:
+        """Return the COCO metrics on a split of a data folder, in [0, 1].
+
+        Keys: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl, `per_class`, `images`,
+        `seconds`. A metric without any object to measure it on is None.
+
+        Raises:
+            DatasetError: The data cannot be read, or have classes that the model does not know.
+        """
+        annotations = open_split(Path(data), split)
+        _check_classes_known(annotations, self.classes, self.origin)
+        backbone, options = self.config.backbone, self.config.data
+        transform = options.augmentation.evaluation(backbone.mean, backbone.std)
+        loader = evaluation_loader(
+            DetectionDataset(annotations, transform),
+            batch_size=options.eval_batch_size,
+            workers=options.workers,
+        )
+        self.model.eval()
+        found_as = _in_classes_of(annotations.classes, self.classes)
+        return evaluate(
+            lambda images: found_as(self._detect(images)),
+            loader,
+            annotations.coco_dict(),
+            progress=progress,
+        )
+
+    def train(
+        self,
+        data: str | Path,
+        *,
+        out: str | Path,
+        epochs: int | None = None,
+        steps: int | None = None,
+        minutes: float | None = None,
+        overrides: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> Run:
+        """Train on a data folder, starting from this detector's origin, and become the result.
+
+        Args:
+            data: COCO, VOC or YOLO data with a train and a val split.
+            out: A new run folder.
+            epochs: How long, or `steps` or `minutes`; the preset's epochs when none is given.
+            steps: Optimizer steps.
+            minutes: Wall-clock time of the whole call.
+            overrides: Changes to the configuration, such as "training.learning_rate=1e-4".
+            seed: Decides on everything random.
+        """
+        run = train(
+            model=self.origin,
+            data=Path(data),
+            out=Path(out),
+            overrides=overrides,
+            epochs=epochs,
+            steps=steps,
+            minutes=minutes,
+            seed=seed,
+            device=self.device.type,
+        )
+        trained = Detector(run.folder, device=self.device.type)
+        self.origin, self.classes, self.config = trained.origin, trained.classes, trained.config
+        self.model, self.weights_origin = trained.model, trained.weights_origin
+        return run
+
+    @torch.no_grad()
+    def _detect(self, images: ImageBatch | Features) -> list[Detections]:
+        here = images.to(self.device)
+        return postprocess(
+            self.model(here), here.sizes, self.classes, top=self.config.postprocess.top
+        )
+
+
+def _check_classes_known(annotations: Annotations, classes: Classes, origin: str) -> None:
+    unknown = [name for name in annotations.classes.names if name not in classes.names]
+    if unknown:
+        raise DatasetError(
+            f"{annotations.annotation_file}: expected classes that {origin} knows "
+            f"({', '.join(classes.names[:5])}{', ...' if len(classes) > 5 else ''}), found "
+            f"{unknown[0]!r}; train on these data, or give those that the model was trained on"
+        )
+
+
+def _in_classes_of(
+    wanted: Classes, known: Classes
+) -> Callable[[list[Detections]], list[Detections]]:
+    """Return a function that gives detections the ids that the data set has for their names."""
+    if wanted == known:
+        return lambda detections: detections
+    by_name = dict(zip(wanted.names, wanted.ids, strict=True))
+    absent = max((*wanted.ids, *known.ids)) + 1  # classes that the data set does not have
+    translated = Classes(
+        known.names,
+        tuple(by_name.get(name, absent + label) for label, name in enumerate(known.names)),
+    )
+    return lambda detections: [
+        Detections(d.boxes, d.scores, d.labels, translated, d.image_size) for d in detections
+    ]

@@ -1,0 +1,240 @@
+"""Runs: a run folder is made, trained into, and continued.
+
+A run folder holds `config.yaml` (fully resolved), `classes.json`, `metrics.jsonl`,
+`best.safetensors`, `last.safetensors`, and in `state/` what resumes it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from aligndetr.checkpoint import (
+    BEST_WEIGHTS,
+    CLASSES_FILE,
+    CONFIG_FILE,
+    LAST_WEIGHTS,
+    STATE_FOLDER,
+    Checkpoint,
+    load_state,
+    open_checkpoint,
+    read_classes,
+    write_classes,
+    write_json,
+    write_text,
+)
+from aligndetr.config.codec import dump_config, load_config, overlay, override
+from aligndetr.config.presets import PRESETS, get_preset
+from aligndetr.config.schema import Config
+from aligndetr.data.annotations import Annotations, check_same_classes
+from aligndetr.data.dataset import DetectionDataset
+from aligndetr.data.formats import open_split
+from aligndetr.devices import resolve_device
+from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.model.build import build_model
+from aligndetr.train.budget import Budget
+from aligndetr.train.fit import fit
+
+ORIGIN_FILE = "origin.json"
+"""Below the state folder: where the data of a run are."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and the metrics of its best weights (empty if none)."""
+
+    folder: Path
+    metrics: dict[str, object]
+
+
+def train(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    config: Path | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    started: float | None = None,
+) -> Run:
+    """Train a preset, or fine-tune a run, on a data folder.
+
+    Args:
+        model: Preset, run folder or .safetensors file. A run brings its configuration and
+            weights; heads are rebuilt where its classes are others.
+        data: COCO, VOC or YOLO data with a train and a val split.
+        out: The run folder to make.
+        overrides: Changes to the configuration, such as "backbone.freeze=all".
+        config: A YAML file with any part of a configuration, laid over that of `model`.
+        epochs: How long, or `steps` or `minutes`; the configuration's epochs if none is given.
+        steps: Optimizer steps.
+        minutes: Wall-clock time from `started` to the return of this call.
+        seed: Decides on everything random.
+        device: "auto", "cpu", "cuda" or "mps".
+        started: `time.monotonic()` when the command began; now, if None.
+
+    Raises:
+        ConfigError: The model, the configuration, the budget or `out` cannot be used.
+        DatasetError: The data cannot be used.
+        CheckpointError: Weights cannot be had.
+        DivergenceError: A loss became infinite or NaN.
+    """
+    started = time.monotonic() if started is None else started
+    target = resolve_device(device)
+    start = open_start(model)
+    settings = get_preset(model) if start is None else start.config
+    if config is not None:
+        settings = overlay(settings, config)
+    settings = override(settings, overrides)
+    settings = _with_training(settings, epochs=epochs, seed=seed)
+    budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
+    train_split, val_split = _open_splits(data)
+    settings = settings.model_copy(update={"num_classes": len(train_split.classes)})
+    torch.manual_seed(settings.training.seed)
+    network, origin = build_model(
+        settings, device=target, pretrained=None if start is None else False
+    )
+    say(origin if start is None else _transfer(network, start, train_split))
+    _make_run_folder(out, settings, train_split, data)
+    metrics = fit(
+        network, settings, *_datasets(settings, train_split, val_split), out,
+        budget=budget, started=started,
+    )  # fmt: skip
+    return Run(out, metrics)
+
+
+def resume(run: Path, *, device: str = "auto", started: float | None = None) -> Run:
+    """Continue an interrupted run exactly where its state was saved last.
+
+    Raises:
+        CheckpointError: The folder is not a run, or has no state.
+        DatasetError: The data are not where they were.
+    """
+    started = time.monotonic() if started is None else started
+    target = resolve_device(device)
+    path = run / STATE_FOLDER / ORIGIN_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"--resume: expected a run folder, found no {STATE_FOLDER}/{ORIGIN_FILE} in {run}; "
+            "give the --out folder of a training that was interrupted"
+        )
+    settings = load_config(run / CONFIG_FILE)
+    train_split, val_split = _open_splits(Path(json.loads(path.read_text())["data"]))
+    if train_split.classes != read_classes(run / CLASSES_FILE):
+        raise CheckpointError(
+            f"{run / CLASSES_FILE}: expected the classes of {train_split.annotation_file}, found "
+            "others; the data have changed since: start a new run"
+        )
+    network, _ = build_model(settings, device=target, pretrained=False)
+    metrics = fit(
+        network, settings, *_datasets(settings, train_split, val_split), run,
+        budget=None, started=started,
+    )  # fmt: skip
+    return Run(run, metrics)
+
+
+def open_start(model: str | Path) -> Checkpoint | None:
+    """Return the checkpoint that `model` names, None where it is a preset.
+
+    Raises:
+        ConfigError: It is neither.
+        CheckpointError: It is a path, but nothing that can be used.
+    """
+    if str(model) in PRESETS:
+        return None
+    path = Path(model)
+    if not path.exists() and path.suffix != ".safetensors":
+        get_preset(str(model))  # raises, and names the closest
+    return open_checkpoint(path)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, once in a distributed run."""
+    if PartialState().is_main_process:
+        sys.stderr.write(f"{text}\n")
+
+
+def _with_training(config: Config, *, epochs: int | None, seed: int | None) -> Config:
+    changes = {"epochs": epochs, "seed": seed}
+    given = [f"training.{name}={value}" for name, value in changes.items() if value is not None]
+    return override(config, given)
+
+
+def _budget(
+    config: Config, *, epochs: int | None, steps: int | None, minutes: float | None
+) -> Budget:
+    if steps is None and minutes is None:
+        epochs = config.training.epochs
+    return Budget(epochs=epochs, steps=steps, minutes=minutes)
+
+
+def _open_splits(data: Path) -> tuple[Annotations, Annotations]:
+    train_split, val_split = open_split(data, "train"), open_split(data, "val")
+    check_same_classes(train_split, val_split)
+    for split in (train_split, val_split):
+        say(f"{split.annotation_file}: {split.layout}, {len(split)} images")
+        for issue in split.issues:
+            say(issue)
+    return train_split, val_split
+
+
+def _datasets(
+    config: Config, train_split: Annotations, val_split: Annotations
+) -> tuple[DetectionDataset, DetectionDataset]:
+    augmentation, mean, std = config.data.augmentation, config.backbone.mean, config.backbone.std
+    return (
+        DetectionDataset(train_split, augmentation.training(mean, std)),
+        DetectionDataset(val_split, augmentation.evaluation(mean, std)),
+    )
+
+
+def _make_run_folder(out: Path, config: Config, split: Annotations, data: Path) -> None:
+    with PartialState().main_process_first():
+        if not PartialState().is_main_process:
+            return
+        found = [
+            name for name in (CONFIG_FILE, BEST_WEIGHTS, LAST_WEIGHTS) if (out / name).exists()
+        ]
+        if found or (out.exists() and not out.is_dir()):
+            what = f"a run ({found[0]})" if found else "a file"
+            raise ConfigError(
+                f"--out: expected a new folder, found {what} at {out}; choose another name, or "
+                f"continue an interrupted run with --resume {out}"
+            )
+        write_text(out / CONFIG_FILE, dump_config(config))
+        write_classes(out / CLASSES_FILE, split.classes)
+        write_json(out / STATE_FOLDER / ORIGIN_FILE, {"data": str(data.resolve())})
+
+
+def _transfer(network: nn.Module, start: Checkpoint, split: Annotations) -> str:
+    """Load the weights that fit, all but the heads of other classes; return what was done.
+
+    Raises:
+        CheckpointError: Other tensors than those of the classes do not fit.
+    """
+    if start.classes.names == split.classes.names:
+        load_state(network, start.state_dict, str(start.path))
+        return f"{start.path}: all weights, for the same {len(split.classes)} classes"
+    fresh = network.state_dict()
+    rebuilt = [name for name in fresh if _is_of_classes(name)]
+    state = start.state_dict | {name: fresh[name] for name in rebuilt}
+    load_state(network, state, str(start.path))
+    return (
+        f"{start.path}: weights of {len(start.classes)} classes; rebuilt {len(rebuilt)} tensors of "
+        f"heads for {', '.join(split.classes.names[:5])}{', ...' * (len(split.classes) > 5)}"
+    )
+
+
+def _is_of_classes(name: str) -> bool:
+    """Whether a tensor has a row a class: class heads and the label embedding."""
+    return ".classes." in name or name == "denoising.label.weight"

