@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -258,10 +258,10 @@ def models(as_json: AsJson = False) -> None:
         _print_json([asdict(preset) for preset in presets])
         return
     rows = [
-        (preset.name, _percent(preset.ap), str(preset.epochs or "-"), preset.purpose, preset.paper)
+        (preset.name, _percent(preset.ap), str(preset.epochs or "-"), preset.purpose)
         for preset in presets
     ]
-    _print_table(("model", "COCO AP", "epochs", "for", "paper"), rows)
+    _print_table(("model", "COCO AP", "epochs", "for"), rows)
     typer.echo("Train one: aligndetr train --model MODEL --data DIR --out RUN")
 
 
@@ -323,7 +323,7 @@ def _missing(given: Sequence[str]) -> str:
 
 
 @contextmanager
-def _counting(what: str) -> Iterator[Callable[[int], None]]:
+def _counting(what: str) -> Generator[Callable[[int], None]]:
     """Yield a function that adds to a count shown on stderr, where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -345,7 +345,8 @@ def _print_run(folder: Path, metrics: Mapping[str, object], data: Path | None) -
     run = shlex.quote(str(folder))
     typer.echo(f"The run is in {folder}. Next:")
     typer.echo(f"  aligndetr eval --model {run} --data {shlex.quote(str(data or 'DIR'))}")
-    typer.echo(f"  aligndetr predict --model {run} --source IMAGE --out {run}/predictions")
+    out = shlex.quote(str(folder / "predictions"))
+    typer.echo(f"  aligndetr predict --model {run} --source IMAGE --out {out}")
 
 
 def _print_metrics(metrics: Mapping[str, object]) -> None:
@@ -361,11 +362,8 @@ def _print_metrics(metrics: Mapping[str, object]) -> None:
 
 
 def _print_found(found: Sequence[Mapping[str, object]], out: Path) -> None:
-    rows = [
-        (str(image["file"]), str(image["detections"]), str(image["picture"]))
-        for image in found[:LONGEST_LIST]
-    ]
-    _print_table(("image", "objects", "picture"), rows)
+    rows = [(str(image["file"]), str(image["detections"])) for image in found[:LONGEST_LIST]]
+    _print_table(("image", "objects"), rows)
     if len(found) > LONGEST_LIST:
         typer.echo(f"and {len(found) - LONGEST_LIST} images more")
     typer.echo(f"Pictures and predictions.json are in {out}.")
@@ -378,6 +376,7 @@ def _print_table(names: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.text import Text
 
     table = Table(*names, box=SIMPLE_HEAD, show_edge=False)
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

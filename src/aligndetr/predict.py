@@ -90,7 +90,8 @@ def predict_files(
         except DatasetError as error:
             problems[path] = error
         else:
-            detections.plot().save(target)
+            # A third of the time of the default 6, and a tenth larger.
+            detections.plot().save(target, compress_level=3)
             results += detections.to_coco(image_id)
             images.append(_image_entry(path, target, image_id, detections.image_size))
         if progress is not None:

@@ -149,11 +149,12 @@ def test_without_images_every_metric_is_none():
 
 def test_perfect_boxes_score_one_and_absent_sizes_none():
     ground_truth = random_ground_truth()
-    large = [
-        {**annotation, "area": 1e5, "iscrowd": 0} for annotation in ground_truth["annotations"]
+    for annotation in ground_truth["annotations"]:
+        annotation["area"], annotation["iscrowd"] = 1e5, 0
+    rows = [
+        (annotation["image_id"], *annotation["bbox"], 0.5, annotation["category_id"])
+        for annotation in ground_truth["annotations"]
     ]
-    ground_truth["annotations"] = large  # pyright: ignore[reportGeneralTypeIssues]
-    rows = [(a["image_id"], *a["bbox"], 0.5, a["category_id"]) for a in large]
     metrics = score(np.array(rows), ground_truth)
     assert metrics["AP"] == pytest.approx(1, abs=1e-12)
     assert (metrics["APs"], metrics["APm"], metrics["ARs"]) == (None, None, None)

@@ -112,7 +112,9 @@ def test_errors_say_where_and_what_to_do(name, strides, source, words):
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path):
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"backbone\.weights: .* does not fit resnet18 .*conv1"):
+    with pytest.raises(
+        CheckpointError, match=r"backbone\.weights: .* does not fit resnet18 .*conv1"
+    ):
         create("resnet18", source=tmp_path / "other.safetensors")
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aligndetr.config.schema import Config
 from aligndetr.data.annotations import Annotations
@@ -101,6 +101,9 @@ class Lab:
     def with_data(self, **changes: object) -> "Lab":
         return self._with("data", changes)
 
+    def with_backbone(self, **changes: object) -> "Lab":
+        return self._with("backbone", changes)
+
     def _with(self, section: str, changes: dict[str, object]) -> "Lab":
         part = getattr(self.config, section).model_copy(update=changes)
         config = self.config.model_copy(update={section: part})
@@ -156,7 +159,3 @@ def lab(tmp_path: Path, shapes: Path) -> Lab:
     }
     train, val = open_split(shapes, "train"), open_split(shapes, "val")
     return Lab(tmp_path, train, val, Config.model_validate(content))
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}

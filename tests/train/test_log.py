@@ -75,7 +75,7 @@ def test_plain_lines_come_every_ten_seconds_where_there_is_no_terminal(
         assert stream.getvalue() == ""
         clock.advance(10.0)
         batches(log, EVERY_STEPS)
-    assert stream.getvalue() == " 25%  epoch 1  loss 10.500  lr 5.0e-01  4.0 images/s\n"
+    assert stream.getvalue() == " 25%  epoch 1  loss 1.000  lr 5.0e-01  0.2 images/s\n"
 
 
 def test_a_terminal_has_a_bar_and_chores_their_own(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_terminal_has_a_bar_and_chores_their_own(tmp_path: Path) -> None:
             report(5)
             log._bar.refresh()
     assert "evaluating" in stream.getvalue()
-    assert "loss 10.500" in stream.getvalue()
+    assert "loss 10.5" in stream.getvalue()
     assert "epoch 1" in stream.getvalue()
 
 

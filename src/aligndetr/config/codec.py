@@ -27,7 +27,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or says what the schema does not know.
     """
-    return parse_config(_read(path), str(path))
+    return parse_config(_read_text(path), str(path))
 
 
 def parse_config(text: str, where: str) -> Config:
@@ -37,10 +37,7 @@ def parse_config(text: str, where: str) -> Config:
 
 def parse(kind: type[SettingsType], text: str, where: str) -> SettingsType:
     """Return the options of one `kind` in a YAML text."""
-    raw = read_yaml(text, where)
-    if not isinstance(raw, dict):
-        raise ConfigError(_no_mapping(where, raw))
-    return _validated(kind, cast(Slot, raw), where)
+    return _validated(kind, _read_slot(text, where), where)
 
 
 def dump_config(config: Settings) -> str:
@@ -69,35 +66,6 @@ def override(config: SettingsType, assignments: Sequence[str]) -> SettingsType:
         slot = _assigned((type(config),), slot, _Change(keys, value, chosen), 0)
         earlier.append(keys)
     return _validated(type(config), slot, "--set")
-
-
-def overlay(config: SettingsType, path: Path) -> SettingsType:
-    """Return the configuration with the fields that a YAML file names laid over it.
-
-    Slots are merged field by field; `type` changes the kind of a slot, as in `override`.
-
-    Raises:
-        ConfigError: The file cannot be read, or says what the schema does not know.
-    """
-    where = str(path)
-    raw = read_yaml(_read(path), where)
-    if not isinstance(raw, dict):
-        raise ConfigError(_no_mapping(where, raw))
-    try:
-        return override(config, _assignments(cast(Slot, raw)))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {str(error).removeprefix('--set: ')}") from None
-
-
-def _assignments(slot: Slot, prefix: str = "") -> list[str]:
-    """Return the fields of nested slots as `a.b=value`, the kind of a slot before the rest."""
-    assignments: list[str] = []
-    for key, value in sorted(slot.items(), key=lambda item: item[0] != "type"):
-        if isinstance(value, dict) and value:
-            assignments += _assignments(cast(Slot, value), f"{prefix}{key}.")
-        else:
-            assignments.append(f"{prefix}{key}={json.dumps(value)}")
-    return assignments
 
 
 def overlay(config: SettingsType, path: Path) -> SettingsType:
@@ -138,20 +106,6 @@ def _validated(kind: type[SettingsType], slot: Slot, where: str) -> SettingsType
         return kind.model_validate_json(json.dumps(slot, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(kind, slot, error)}") from None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a YAML file, found: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is of another encoding"
-        raise ConfigError(f"{path}: expected UTF-8 text, {found}; save it as UTF-8") from None
-
-
-def _no_mapping(where: str, found: object) -> str:
-    return f"{where}: expected lines such as 'field: value', found {shown(found)}"
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,9 @@ def solve(cost: NDArray[np.floating], repeat: int) -> Pairs:
 
     Each target gets `repeat` queries, or all targets share the Q queries if those are too few.
     """
-    rows, queries = linear_sum_assignment(np.repeat(cost.T, repeat, axis=0))
-    return rows // repeat, queries
+    # Copies in the order of the authors' code, so that ties fall as they do there.
+    rows, queries = linear_sum_assignment(np.tile(cost.T, (repeat, 1)))
+    return rows % cost.shape[1], queries
 
 
 def _solve_all(problems: Sequence[NDArray[np.floating]], repeats: Sequence[int]) -> list[Pairs]:

@@ -143,7 +143,7 @@ def load_state(out: Path) -> Saved:
             content["weights"],
             tuple(content["random"]),
         )
-    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+    except (KeyError, OSError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path}: expected the state of a training, found a file that cannot be read; "
             f"fine-tune from {out / 'last.safetensors'} instead"

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aligndetr.data.images import ORIENTATION_TAG, image_size, read_image, to_rgb
+from aligndetr.errors import DatasetError
+
+
+def rotated(path, orientation):
+    """Write a 4 x 3 image whose EXIF tag asks a viewer to turn it."""
+    pixels = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[ORIENTATION_TAG] = orientation
+    image.save(path, exif=exif)
+    return pixels
+
+
+def test_pixels_come_as_stored_when_the_stored_size_is_annotated(tmp_path):
+    pixels = rotated(tmp_path / "a.png", 6)
+    image = read_image(tmp_path / "a.png", (3, 4))
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, torch.as_tensor(pixels).permute(2, 0, 1))
+
+
+def test_pixels_are_turned_upright_when_the_upright_size_is_annotated(tmp_path):
+    pixels = rotated(tmp_path / "a.png", 6)
+    image = read_image(tmp_path / "a.png", (4, 3))
+    expected = np.rot90(pixels, k=-1)  # 6: the viewer turns it clockwise
+    assert torch.equal(image, torch.as_tensor(expected.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (3, 4)), (3, (3, 4)), (6, (4, 3))])
+def test_image_size_is_that_of_the_upright_image(tmp_path, orientation, size):
+    rotated(tmp_path / "a.png", orientation)
+    assert image_size(tmp_path / "a.png") == size
+
+
+def test_another_size_than_annotated_is_refused(tmp_path, write_image):
+    path = write_image(tmp_path / "a.png", width=40, height=30)
+    with pytest.raises(DatasetError) as caught:
+        read_image(path, (31, 40))
+    assert "a.png: expected 40 x 31 pixels (width x height) as annotated, found 40 x 30; " in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a\.png: expected an image, found one that cannot be"):
+        read_image(tmp_path / "a.png", (3, 4))
+    with pytest.raises(DatasetError, match=r"a\.png: expected an image, found one that cannot be"):
+        image_size(tmp_path / "a.png")
+
+
+def test_a_cut_off_image_is_refused(tmp_path, write_image):
+    path = write_image(tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes()[:800])
+    with pytest.raises(DatasetError, match="truncated"):
+        read_image(path, (30, 40))
+
+
+GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(GREY),  # L
+        Image.fromarray(GREY).convert("LA"),
+        Image.fromarray(GREY).convert("RGBA"),
+        Image.fromarray(GREY).convert("P"),
+        Image.fromarray(GREY.astype(np.uint16) * 257),  # I;16
+        Image.fromarray(GREY.astype(np.int32) * 257),  # I
+    ],
+    ids=lambda image: image.mode,
+)
+def test_every_mode_becomes_the_same_rgb(image):
+    assert np.array_equal(np.asarray(to_rgb(image)), np.stack([GREY] * 3, axis=2))
+
+
+def test_a_palette_with_transparency_becomes_rgb(tmp_path):
+    Image.fromarray(GREY).convert("P").save(tmp_path / "a.png", transparency=b"\0\x80\xff")
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(to_rgb(image)), np.stack([GREY] * 3, axis=2))

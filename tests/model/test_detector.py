@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from aligndetr.model.build import build_model
+from aligndetr.types import ImageBatch, Targets
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(small_config):
+    torch.manual_seed(0)
+    built, _ = build_model(small_config, device=CPU)
+    for parameter in built.decoder.parameters():  # so that no head starts at zero
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return built
+
+
+def test_evaluation_gives_the_main_group_alone(model, images, targets):
+    output = model.eval()(images, targets)
+    assert [group.name for group in output.groups] == ["main"]
+    assert len(output.layers) == 3
+    assert output.main.logits.shape == (2, 12, 4)
+    assert output.main.boxes.min() >= 0
+    assert output.main.boxes.max() <= 1
+
+
+def test_training_adds_denoising_in_front(model, images, targets):
+    output = model.train()(images, targets)
+    assert [group.name for group in output.groups] == ["denoising", "main"]
+    assert output.layers[0].logits.shape[1] == output.groups[1].span[1]
+    assert output.main.logits.shape == (2, 12, 4)
+
+
+def test_denoising_changes_nothing_for_the_main_queries(model, images, targets):
+    for module in model.modules():  # batch statistics would differ between the two calls
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    model.train()
+    model.backbone.eval()
+    with_denoising = model(images, targets).main
+    without = model(images, None).main
+    torch.testing.assert_close(with_denoising.boxes, without.boxes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(with_denoising.logits, without.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_without_objects_trains(model, images, small_config):
+    empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), (0, 0))
+    output = model.train()(images, empty)
+    losses = small_config.criterion(output, empty)
+    sum(losses.values()).backward()
+    assert all(bool(value.isfinite()) for value in losses.values())
+
+
+@torch.no_grad()
+def test_features_in_place_of_images_give_the_same(model, images):
+    model.eval()
+    direct, cached = model(images).main, model(model.features(images)).main
+    torch.testing.assert_close(direct.boxes, cached.boxes)
+    torch.testing.assert_close(direct.logits, cached.logits)
+
+
+@torch.no_grad()
+def test_padding_does_not_change_an_image(model):
+    """The same image alone, and padded beside a larger one: the network must not notice."""
+    model.eval()
+    torch.manual_seed(3)
+    small, large = torch.randn(3, 64, 64), torch.randn(3, 128, 128)
+    pixels = torch.zeros(2, 3, 128, 128)
+    pixels[0, :, :64, :64], pixels[1] = small, large
+    padding = torch.zeros(2, 128, 128, dtype=torch.bool)
+    padding[0, 64:] = True
+    padding[0, :, 64:] = True
+    both = ImageBatch(pixels, padding, torch.tensor([[64, 64], [128, 128]]))
+    alone = ImageBatch(large[None], None, torch.tensor([[128, 128]]))
+    batch, single = model(both).main, model(alone).main
+    torch.testing.assert_close(batch.boxes[1:], single.boxes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(batch.logits[1:], single.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_stays_close_to_float32(model, images):
+    model.eval()
+    with torch.no_grad():
+        exact = model(images).proposals
+        model.precision = torch.bfloat16
+        rough = model(images).proposals
+    assert rough.logits.dtype == torch.float32
+    torch.testing.assert_close(
+        rough.logits.sort().values, exact.logits.sort().values, atol=0.2, rtol=0.1
+    )

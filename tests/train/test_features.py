@@ -1,0 +1,229 @@
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from aligndetr.data.batch import collate
+from aligndetr.data.dataset import Draw
+from aligndetr.data.transforms import Sample
+from aligndetr.errors import ConfigError
+from aligndetr.train.budget import Budget
+from aligndetr.train.features import (
+    CachedView,
+    FeatureCache,
+    cache_evaluation,
+    cache_training,
+    check_cacheable,
+    check_memory,
+    collate_views,
+)
+from aligndetr.train.state import load_state
+from aligndetr.types import Batch, Features, ImageBatch
+
+# `Lab` is that of conftest.py.
+Lab = Any
+CPU = torch.device("cpu")
+
+
+def pooled(images: ImageBatch) -> Features:
+    """Levels of stride 4 and 8 with the mean of their patch, rounded up at the edges."""
+    levels = tuple(
+        torch.nn.functional.avg_pool2d(
+            images.pixels, stride, ceil_mode=True, count_include_pad=False
+        )
+        for stride in (4, 8)
+    )
+    return Features(levels, images.padding, images.sizes)
+
+
+def view(height: int, width: int, *, image_id: int = 0, objects: int = 1) -> CachedView:
+    levels = tuple(
+        torch.rand(2, -(-height // stride), -(-width // stride)) + 1 for stride in (4, 8)
+    )
+    boxes, labels = torch.rand(objects, 4), torch.zeros(objects, dtype=torch.int64)
+    size = torch.tensor([10 * height, 10 * width])
+    return CachedView(levels, (height, width), boxes, labels, image_id, size)
+
+
+def cached(lab: Lab, dataset: Any, *, seed: int = 0) -> FeatureCache:
+    return cache_training(
+        pooled, dataset, lab.config.data, strides=(4, 8), device=CPU, seed=seed, report=len_only
+    )
+
+
+def len_only(images: int) -> None:
+    assert images > 0
+
+
+def test_views_of_one_shape_are_stacked_without_padding() -> None:
+    views = [view(16, 24, image_id=3), view(16, 24, image_id=5, objects=0)]
+    batch = collate_views(views)
+    assert isinstance(batch.images, Features)
+    assert batch.images.padding is None
+    assert torch.equal(batch.images.levels[1], torch.stack([v.levels[1] for v in views]))
+    assert (batch.targets.counts, batch.image_ids) == ((1, 0), (3, 5))
+    assert batch.images.sizes.tolist() == [[160, 240], [160, 240]]
+
+
+def test_views_of_several_shapes_are_padded_like_images() -> None:
+    views = [view(16, 9), view(12, 24)]
+    images = [Sample(torch.rand(3, *v.input_size), v.boxes, v.labels, 0, (1, 1)) for v in views]
+    features, pixels = collate_views(views).images, collate(images).images
+    assert isinstance(features, Features)
+    assert isinstance(pixels, ImageBatch)
+    assert [level.shape for level in features.levels] == [(2, 2, 4, 6), (2, 2, 2, 3)]
+    assert features.padding is not None
+    assert pixels.padding is not None
+    assert torch.equal(features.padding, pixels.padding)
+    assert torch.equal(features.levels[0][0, :, :4, :3], views[0].levels[0])
+    assert features.levels[0][0, :, :, 3:].eq(0).all()
+    assert features.levels[0][1, :, 3:].eq(0).all()
+
+
+def test_a_draw_takes_the_view_that_its_seed_says() -> None:
+    views = [[view(8, 8, image_id=10 * image + n) for n in range(3)] for image in range(2)]
+    cache = FeatureCache(views)
+    assert len(cache) == 2
+    assert [cache[Draw(1, seed)].image_id for seed in range(4)] == [10, 11, 12, 10]
+
+
+def test_an_epoch_has_every_image_once_in_an_order_and_views_of_its_own() -> None:
+    views = [[view(8, 8, image_id=10 * image + n) for n in range(4)] for image in range(8)]
+    loader = FeatureCache(views).loader(batch_size=3, seed=1)
+    epochs: list[list[int]] = []
+    for epoch in (0, 0, 1):
+        cast(Any, loader.sampler).set_epoch(epoch)
+        epochs.append([image_id for batch in loader for image_id in cast(Batch, batch).image_ids])
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert all(len({image_id // 10 for image_id in epoch}) == 6 for epoch in epochs)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_cache_holds_what_the_backbone_gives(lab: Lab, workers: int) -> None:
+    lab = lab.with_data(cached_views=2, workers=workers)
+    dataset = lab.dataset(lab.train, is_training=True)
+    cache = cached(lab, dataset)
+    assert len(cache) == len(dataset)
+    draws = {draw.index: draw for draw in (Draw(index, 0) for index in range(len(dataset)))}
+    for index, draw in draws.items():
+        kept = cache[draw]
+        assert kept.image_id == lab.train.image_ids[index]
+        assert kept.input_size == (32, 32)
+        assert kept.levels[1].shape == (3, 4, 4)
+    assert not torch.equal(cache[Draw(0, 0)].levels[0], cache[Draw(0, 1)].levels[0])
+
+
+def test_the_cache_follows_from_the_seed(lab: Lab) -> None:
+    lab = lab.with_data(cached_views=1)
+    dataset = lab.dataset(lab.train, is_training=True)
+    first, again, other = (cached(lab, dataset, seed=seed)[Draw(2, 0)] for seed in (0, 0, 1))
+    assert torch.equal(first.levels[0], again.levels[0])
+    assert torch.equal(first.boxes, again.boxes)
+    assert not torch.equal(first.levels[0], other.levels[0])
+
+
+class Fixed:
+    """Images of several sizes whose pixels, boxes and labels are known."""
+
+    def __init__(self, annotations: Any, samples: list[Sample]) -> None:
+        self.annotations = annotations
+        self.samples = samples
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        return self.samples[draw.index]
+
+
+def test_padding_is_cut_off_what_is_kept(lab: Lab) -> None:
+    sizes = [(16, 16 + 2 * number) for number in range(len(lab.train))]
+    samples = [
+        Sample(
+            torch.rand(3, *size),
+            torch.rand(number % 3, 4),
+            torch.full((number % 3,), number),
+            lab.train.image_ids[number],
+            size,
+        )
+        for number, size in enumerate(sizes)
+    ]
+    cache = cached(lab.with_data(eval_batch_size=4), Fixed(lab.train, samples))
+    for number, sample in enumerate(samples):
+        kept = cache[Draw(number, 0)]
+        alone = pooled(cast(ImageBatch, collate([sample]).images))
+        assert kept.input_size == sizes[number]
+        assert torch.equal(kept.labels, sample.labels)
+        assert torch.equal(kept.boxes, sample.boxes)
+        for level, expected in zip(kept.levels, alone.levels, strict=True):
+            assert level.shape == expected[0].shape
+            whole = level.shape[2] - 1  # the last column may have seen padding
+            assert torch.allclose(level[..., :whole], expected[0][..., :whole])
+
+
+def test_evaluation_batches_keep_their_order_and_targets(lab: Lab) -> None:
+    dataset = lab.dataset(lab.val, is_training=False)
+    batches = [collate([dataset[0], dataset[1]]), collate([dataset[2]])]
+    kept = cache_evaluation(pooled, batches, device=CPU, report=len_only)
+    assert [batch.image_ids for batch in kept] == [batch.image_ids for batch in batches]
+    assert isinstance(kept[0].images, Features)
+    expected = pooled(cast(ImageBatch, batches[0].images))
+    assert torch.equal(kept[0].images.levels[0], expected.levels[0])
+
+
+def test_nothing_in_the_cache_wants_a_gradient(lab: Lab) -> None:
+    weight = torch.ones(1, requires_grad=True)
+
+    def compute(images: ImageBatch) -> Features:
+        return Features((images.pixels * weight,), images.padding, images.sizes)
+
+    dataset = lab.dataset(lab.val, is_training=False)
+    (batch,) = cache_evaluation(compute, [collate([dataset[0]])], device=CPU, report=len_only)
+    assert isinstance(batch.images, Features)
+    level: Tensor = batch.images.levels[0]
+    assert not level.requires_grad
+    assert not level.is_inference()
+
+
+def test_a_cache_that_is_too_large_is_refused_with_the_remedy() -> None:
+    check_memory(10**6, 400, 10**9)
+    with pytest.raises(ConfigError, match=r"401 views of 1\.0 MB take 0\.4 GB") as error:
+        check_memory(10**6, 401, 10**9)
+    assert "expected at most 40% of the free memory (0.4 GB)" in str(error.value)
+    assert "lower data.cached_views" in str(error.value)
+
+
+def test_a_trained_backbone_is_not_cached(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"expected backbone\.freeze=all, found 1; set backbone"):
+        check_cacheable(lab.config)
+    with pytest.raises(ConfigError, match=r"data\.cache_features"):
+        lab.with_data(cache_features=True).fit(Budget(epochs=1))
+
+
+def test_training_on_a_cache_never_runs_the_backbone_again(lab: Lab) -> None:
+    lab = lab.with_data(cache_features=True, cached_views=2).with_backbone(freeze="all")
+    model = lab.model()
+    runs: list[int] = []
+    model.backbone.register_forward_hook(lambda *_: runs.append(1))
+    model.backbone.requires_grad_(False)
+    lab.fit(Budget(epochs=3), model=model)
+    assert len(runs) == 2 * 10 / 2 + 6 / 2  # views in batches of 2, and validation images
+    assert load_state(lab.folder / "run").position.step == 6
+
+
+def test_a_run_on_a_cache_resumes_exactly(lab: Lab) -> None:
+    lab = lab.with_data(cache_features=True, cached_views=2).with_backbone(freeze="all")
+    straight, resumed = lab.model(), lab.model()
+    for model in (straight, resumed):
+        model.backbone.requires_grad_(False)
+    lab.fit(Budget(epochs=2), "straight", model=straight)
+
+    def stop_when_an_epoch_is_saved() -> None:
+        if (lab.folder / "stopped" / "state").exists():
+            raise KeyboardInterrupt
+
+    lab.on_forward.append(stop_when_an_epoch_is_saved)
+    with pytest.raises(KeyboardInterrupt):
+        lab.fit(Budget(epochs=2), "stopped")
+    lab.on_forward.clear()
+    lab.fit(None, "stopped", model=resumed)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])

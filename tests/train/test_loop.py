@@ -1,0 +1,259 @@
+import json
+import math
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aligndetr.checkpoint import load_weights
+from aligndetr.config.schema import CosineSchedule
+from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.train import loop
+from aligndetr.train.budget import Budget
+from aligndetr.train.finite import DivergenceError
+from aligndetr.train.state import load_state
+
+# `Lab` and `Clock` are those of conftest.py.
+Lab = Clock = Any
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def lines(lab: Lab, event: str, out: str = "run") -> list[dict[str, Any]]:
+    text = (lab.folder / out / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+
+
+def test_a_run_leaves_weights_state_and_metrics(lab: Lab) -> None:
+    model = lab.model()
+    before = weights(model)
+    metrics = lab.fit(Budget(epochs=2), model=model)
+    run = lab.folder / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "metrics.jsonl", "best.safetensors", "last.safetensors", "state"
+    }  # fmt: skip
+    last = load_weights(run / "last.safetensors")
+    assert_equal(last.state_dict, weights(model))
+    assert (last.config, last.classes) == (lab.config, lab.val.classes)
+    assert not torch.equal(before["head.weight"], last.state_dict["head.weight"])
+    assert [line["step"] for line in lines(lab, "train")] == [2, 4]  # 10 images in batches of 4
+    evaluations = lines(lab, "eval")
+    assert [line["epoch"] for line in evaluations] == [1, 2]
+    assert metrics["AP"] == max(line["AP"] for line in evaluations)
+    assert (metrics["images"], load_state(run).position.epoch) == (6, 2)
+
+
+def test_train_lines_have_every_term_and_their_sum(lab: Lab) -> None:
+    lab.fit(Budget(epochs=1))
+    (line,) = lines(lab, "train")
+    terms = [line[f"main.0.{term}"] for term in ("class", "l1", "giou")]
+    assert line["loss"] == pytest.approx(sum(terms))
+    assert line["learning_rate"] == 1e-2
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(
+    lab: Lab, ema: float | None
+) -> None:
+    lab = lab.with_training(ema=ema)
+    straight, stopped, resumed = lab.model(), lab.model(), lab.model()
+    lab.fit(Budget(epochs=2), "straight", model=straight)
+
+    evaluations = [0]
+
+    def stop_in_the_second_epoch() -> None:
+        evaluations[0] += 1
+        if evaluations[0] == 2 + 3 + 2:  # train and evaluate epoch 1, one step more
+            raise KeyboardInterrupt
+
+    lab.on_forward.append(stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        lab.fit(Budget(epochs=2), "stopped", model=stopped)
+    lab.on_forward.clear()
+    torch.manual_seed(99)
+    lab.fit(None, "stopped", model=resumed)
+
+    assert_equal(weights(straight), weights(resumed))
+    for name in ("last.safetensors", "best.safetensors"):
+        one, other = (load_weights(lab.folder / out / name) for out in ("straight", "stopped"))
+        assert_equal(one.state_dict, other.state_dict)
+    for out in ("straight", "stopped"):
+        assert [line["step"] for line in lines(lab, "train", out)] == [2, 4]
+    for key in ("loss", "learning_rate"):
+        one, other = (lines(lab, "train", out)[1][key] for out in ("straight", "stopped"))
+        assert one == other
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = lab.fit(Budget(steps=3))
+    model = lab.model()
+    assert lab.fit(None, model=model) == metrics
+    assert "this training is finished; nothing is left to resume" in capsys.readouterr().err
+    assert_equal(load_weights(lab.folder / "run" / "last.safetensors").state_dict, weights(model))
+
+
+def test_resuming_needs_a_state(lab: Lab) -> None:
+    with pytest.raises(CheckpointError, match="found none"):
+        lab.fit(None)
+
+
+def test_steps_can_end_within_an_epoch(lab: Lab) -> None:
+    lab.fit(Budget(steps=3))
+    assert load_state(lab.folder / "run").position.step == 3
+    assert [line["step"] for line in lines(lab, "eval")] == [2, 3]
+
+
+def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_another(lab: Lab) -> None:
+    lab = lab.with_training(accumulate=2).with_data(batch_size=3)  # 3 batches an epoch
+    lab.fit(Budget(epochs=2))
+    assert load_state(lab.folder / "run").position.step == 4
+
+
+def test_two_half_batches_step_like_a_whole_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only equal where the losses of the halves weigh the same: count targets of the whole batch.
+    monkeypatch.setattr(nn.Dropout, "forward", lambda _, tokens: tokens)
+    monkeypatch.setattr(loop.Trainer, "_tick", lambda self, _=0.0: 7.0)
+    whole, halves = lab.model(), lab.model()
+    lab.with_data(batch_size=8).fit(Budget(steps=1), "whole", model=whole)
+    lab.with_data(batch_size=4).with_training(accumulate=2).fit(
+        Budget(steps=1), "halves", model=halves
+    )
+    one, other = (cast(Any, model).seen for model in (whole, halves))
+    assert [sum(one, ())] == [sum(other[:2], ())]
+    gradients = [load_state(lab.folder / out).weights["optimizer"] for out in ("whole", "halves")]
+    for name in gradients[0]["state"]:
+        first, second = (weights["state"][name]["exp_avg"] for weights in gradients)
+        assert torch.allclose(first / first.norm(), second / second.norm(), atol=1e-4)
+
+
+def test_evaluations_come_every_so_many_epochs_and_at_the_end(lab: Lab) -> None:
+    lab.with_training(evaluate_every=2).fit(Budget(epochs=5))
+    assert [line["epoch"] for line in lines(lab, "eval")] == [2, 4, 5]
+
+
+def test_the_averaged_weights_are_what_is_evaluated_and_written(lab: Lab) -> None:
+    lab = lab.with_training(ema=0.9)
+    model = lab.model()
+    lab.fit(Budget(epochs=1), model=model)
+    saved = load_state(lab.folder / "run")
+    last = load_weights(lab.folder / "run" / "last.safetensors").state_dict
+    average = saved.weights["average"]
+    assert_equal({f"module.{name}": tensor for name, tensor in last.items()}, {
+        name: tensor for name, tensor in average.items() if name != "n_averaged"
+    })  # fmt: skip
+    assert not torch.equal(last["head.weight"], model.state_dict()["head.weight"])
+    assert int(average["n_averaged"]) == saved.position.step == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_update(lab: Lab, value: float) -> None:
+    model = lab.model()
+    head = cast(Any, model).head
+
+    def spoil() -> None:
+        if load_state_step(lab) == 2:
+            head.bias.data[:3] = value
+
+    lab.on_forward.append(spoil)
+    with pytest.raises(DivergenceError, match=r"training step 2: .* main\.0\.class=nan") as error:
+        lab.fit(Budget(epochs=2), model=model)
+    assert "main.0.l1" not in str(error.value)
+    ids = str(error.value).split("image ids of the batch: ")[1].split(";")[0].split(", ")
+    assert len(ids) == 4
+    assert {int(image_id) for image_id in ids} <= set(lab.train.image_ids)
+    last = load_weights(lab.folder / "run" / "last.safetensors").state_dict
+    assert torch.equal(last["head.weight"], head.weight)
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def load_state_step(lab: Lab) -> int:
+    run = lab.folder / "run"
+    return load_state(run).position.step if (run / "state").exists() else 0
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(lab: Lab) -> None:
+    model = lab.model()
+    head = cast(Any, model).head
+    head.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = head.weight.detach().clone()
+    with pytest.raises(DivergenceError, match="training step 0: expected a finite gradient"):
+        lab.fit(Budget(epochs=1), model=model)
+    assert torch.equal(head.weight, before)
+
+
+def test_gradients_are_clipped(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+
+    def step(self: Any, *_: Any) -> None:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([p.grad.norm() for p in parameters]).norm()))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    lab.with_training(clip_norm=0.01).fit(Budget(steps=2))
+    assert norms == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_the_rate_follows_the_share_of_the_budget(lab: Lab) -> None:
+    schedule = CosineSchedule(warmup=0.5)
+    lab.with_training(schedule=schedule).with_data(batch_size=10).fit(Budget(steps=4))
+    rates = [line["learning_rate"] for line in lines(lab, "train")]
+    assert rates == pytest.approx([0, 0.5e-2, 1e-2, 0.5e-2])
+
+
+def test_a_budget_in_minutes_ends_in_time_with_an_evaluation(lab: Lab, clock: Clock) -> None:
+    clock.advance(100.0)
+    lab.on_forward.append(lambda: clock.advance(1.0))
+    lab.with_training(schedule=CosineSchedule(warmup=0.5)).fit(Budget(minutes=2), started=90.0)
+    position = load_state(lab.folder / "run").position
+    last = lines(lab, "eval")[-1]
+    assert 114 <= last["elapsed_seconds"] <= 120
+    assert last["step"] == position.step > 90
+    # 3 batches of evaluation at 1 s, and as many of the trial; see CHORE_SHARE.
+    assert position.evaluation_seconds < 0.05 * 120 + 3 + 1
+    rates = [line["learning_rate"] for line in lines(lab, "train")]
+    assert rates.index(max(rates)) == pytest.approx(len(rates) / 2, abs=3)
+    assert rates[-1] < 0.1 * max(rates)
+
+
+def test_a_step_that_would_end_too_late_is_not_begun(lab: Lab, clock: Clock) -> None:
+    lab.on_forward.append(lambda: clock.advance(7.0))
+    lab.fit(Budget(minutes=2, reserve_seconds=5.0))
+    assert clock.now <= 115
+
+
+def test_minutes_that_the_last_evaluation_needs_are_refused(lab: Lab, clock: Clock) -> None:
+    lab.on_forward.append(lambda: clock.advance(10.0))
+    with pytest.raises(ConfigError, match=r"--minutes 1: .* 30 s have passed and 40 s are needed"):
+        lab.fit(Budget(minutes=1))
+
+
+def test_a_resumed_budget_in_minutes_has_the_rest(lab: Lab, clock: Clock) -> None:
+    def stop_after_80_seconds() -> None:
+        clock.advance(1.0)
+        if clock.now == 80:
+            raise KeyboardInterrupt
+
+    lab.on_forward.append(stop_after_80_seconds)
+    with pytest.raises(KeyboardInterrupt):
+        lab.fit(Budget(minutes=2))
+    used = load_state(lab.folder / "run").position.elapsed_seconds
+    assert 30 < used < 80
+    lab.on_forward[:] = [lambda: clock.advance(1.0)]
+    clock.now = 1000.0
+    lab.fit(None, started=990.0)
+    assert 110 - used <= clock.now - 990 <= 120 - used
+
+
+def test_an_unmeasurable_ap_is_never_the_best(lab: Lab) -> None:
+    assert loop._ap({"AP": None}) < loop._ap({"AP": 0.0})
