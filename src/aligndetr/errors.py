@@ -7,6 +7,11 @@ Every message says where, what was expected, what was found, and what to do.
 class UserError(Exception):
     """A mistake that the reader of the message can mend alone."""
 
+    def __str__(self) -> str:
+        # torch's loaders re-raise a worker's error with its traceback as text before the message.
+        last = super().__str__().rstrip().rpartition("\n")[2]
+        return last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
+
 
 class ConfigError(UserError):
     """A configuration, preset name or command-line value that cannot be used."""

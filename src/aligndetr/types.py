@@ -58,6 +58,11 @@ class ImageBatch:
     padding: Tensor | None
     sizes: Tensor
 
+    def pin_memory(self) -> ImageBatch:
+        """Return the batch in page-locked memory; torch's loaders call this."""
+        padding = None if self.padding is None else self.padding.pin_memory()
+        return ImageBatch(self.pixels.pin_memory(), padding, self.sizes.pin_memory())
+
     def to(self, device: torch.device) -> ImageBatch:
         """Return the batch on `device`."""
         padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
@@ -102,6 +107,10 @@ class Targets:
         """The row at which each image's objects begin."""
         return tuple(sum(self.counts[:index]) for index in range(len(self.counts)))
 
+    def pin_memory(self) -> Targets:
+        """Return the targets in page-locked memory."""
+        return Targets(self.boxes.pin_memory(), self.labels.pin_memory(), self.counts)
+
     def to(self, device: torch.device) -> Targets:
         """Return the targets on `device`."""
         return Targets(
@@ -122,6 +131,12 @@ class Features:
     padding: Tensor | None
     sizes: Tensor
 
+    def pin_memory(self) -> Features:
+        """Return the features in page-locked memory."""
+        padding = None if self.padding is None else self.padding.pin_memory()
+        levels = tuple(level.pin_memory() for level in self.levels)
+        return Features(levels, padding, self.sizes.pin_memory())
+
     def to(self, device: torch.device) -> Features:
         """Return the features on `device`."""
         padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
@@ -139,6 +154,10 @@ class Batch:
     images: ImageBatch | Features
     targets: Targets
     image_ids: tuple[int, ...]
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; torch's loaders call this."""
+        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.image_ids)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""

@@ -215,10 +215,9 @@ def test_the_logits_are_left_as_they_were() -> None:
 def test_a_second_derivative_is_refused_instead_of_wrong() -> None:
     logits = torch.zeros(1, 1, 1, requires_grad=True)
     rows = IABCE()(logits, NOTHING, torch.zeros(0), torch.zeros(0))
-    (gradient,) = torch.autograd.grad(rows.sum(), logits, create_graph=True)
 
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(rows.sum(), logits, create_graph=True)
 
 
 def test_a_loss_is_told_by_its_type() -> None:

@@ -39,7 +39,7 @@ class TinyBackbone(nn.Module):
 class TinyModel(nn.Module):
     """The interface of DetectorModel; dropout makes it depend on the random state."""
 
-    def __init__(self, on_forward: Callable[[], None]) -> None:
+    def __init__(self, on_forward: list[Callable[[], None]]) -> None:
         super().__init__()
         self.backbone = TinyBackbone()
         self.norm = nn.GroupNorm(2, WIDTH)
@@ -54,7 +54,8 @@ class TinyModel(nn.Module):
     def forward(
         self, images: ImageBatch | Features, targets: Targets | None = None
     ) -> DetectorOutput:
-        self.on_forward()
+        for call in self.on_forward:
+            call()
         features = self.features(images) if isinstance(images, ImageBatch) else images
         tokens = self.norm(features.levels[0].float()).mean(dim=(2, 3))
         if targets is not None:
@@ -111,7 +112,9 @@ class Lab:
 
     def model(self) -> DetectorModel:
         torch.manual_seed(7)
-        return cast(DetectorModel, TinyModel(lambda: [call() for call in self.on_forward] and None))
+        model = TinyModel(self.on_forward)
+        model.backbone.requires_grad_(self.config.backbone.freeze != "all")
+        return cast(DetectorModel, model)
 
     def dataset(self, annotations: Annotations, *, is_training: bool) -> DetectionDataset:
         augmentation = self.config.data.augmentation

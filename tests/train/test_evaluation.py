@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from aligndetr.train.evaluation import SCORING_SECONDS, detect_with, trial_secon
 from aligndetr.types import Batch, Classes, Features, Targets
 
 # `Lab` and `Clock` are those of conftest.py.
-Lab = Clock = Any
+Lab: TypeAlias = Any
+Clock: TypeAlias = Any
 CPU = torch.device("cpu")
 
 
@@ -40,7 +41,7 @@ def test_the_slowest_batch_but_the_first_stands_for_all(
         return []
 
     def loader() -> Iterator[Batch]:
-        for index in range(len(costs)):
+        for _ in costs:
             yield Batch(batch(0).images, batch(0).targets, ())
 
     times = iter(costs)

@@ -1,10 +1,20 @@
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from aligndetr.data.batch import collate
+from aligndetr.data.batch import (
+    EpochSampler,
+    collate,
+    evaluation_loader,
+    set_epoch,
+    training_loader,
+)
 from aligndetr.data.dataset import Draw
 from aligndetr.data.transforms import Sample
 from aligndetr.errors import ConfigError
@@ -22,7 +32,7 @@ from aligndetr.train.state import load_state
 from aligndetr.types import Batch, Features, ImageBatch
 
 # `Lab` is that of conftest.py.
-Lab = Any
+Lab: TypeAlias = Any
 CPU = torch.device("cpu")
 
 
@@ -46,10 +56,10 @@ def view(height: int, width: int, *, image_id: int = 0, objects: int = 1) -> Cac
     return CachedView(levels, (height, width), boxes, labels, image_id, size)
 
 
-def cached(lab: Lab, dataset: Any, *, seed: int = 0) -> FeatureCache:
-    return cache_training(
-        pooled, dataset, lab.config.data, strides=(4, 8), device=CPU, seed=seed, report=len_only
-    )
+def cached(lab: Lab, dataset: Any, *, seed: int = 0) -> DataLoader[Any]:
+    data = lab.config.data
+    loader = training_loader(dataset, batch_size=4, workers=0, seed=seed)
+    return cache_training(pooled, loader, data, strides=(4, 8), device=CPU, report=len_only)
 
 
 def len_only(images: int) -> None:
@@ -82,45 +92,41 @@ def test_views_of_several_shapes_are_padded_like_images() -> None:
 
 
 def test_a_draw_takes_the_view_that_its_seed_says() -> None:
-    views = [[view(8, 8, image_id=10 * image + n) for n in range(3)] for image in range(2)]
+    views = {4: [view(8, 8, image_id=n) for n in range(3)], 9: [view(8, 8, image_id=5)]}
     cache = FeatureCache(views)
     assert len(cache) == 2
-    assert [cache[Draw(1, seed)].image_id for seed in range(4)] == [10, 11, 12, 10]
-
-
-def test_an_epoch_has_every_image_once_in_an_order_and_views_of_its_own() -> None:
-    views = [[view(8, 8, image_id=10 * image + n) for n in range(4)] for image in range(8)]
-    loader = FeatureCache(views).loader(batch_size=3, seed=1)
-    epochs: list[list[int]] = []
-    for epoch in (0, 0, 1):
-        cast(Any, loader.sampler).set_epoch(epoch)
-        epochs.append([image_id for batch in loader for image_id in cast(Batch, batch).image_ids])
-    assert epochs[0] == epochs[1] != epochs[2]
-    assert all(len({image_id // 10 for image_id in epoch}) == 6 for epoch in epochs)
+    assert [cache[Draw(4, seed)].image_id for seed in range(4)] == [0, 1, 2, 0]
+    assert cache[Draw(9, 7)].image_id == 5
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_cache_holds_what_the_backbone_gives(lab: Lab, workers: int) -> None:
+def test_the_views_are_those_of_the_first_epochs(lab: Lab, workers: int) -> None:
     lab = lab.with_data(cached_views=2, workers=workers)
     dataset = lab.dataset(lab.train, is_training=True)
-    cache = cached(lab, dataset)
-    assert len(cache) == len(dataset)
-    draws = {draw.index: draw for draw in (Draw(index, 0) for index in range(len(dataset)))}
-    for index, draw in draws.items():
-        kept = cache[draw]
-        assert kept.image_id == lab.train.image_ids[index]
-        assert kept.input_size == (32, 32)
-        assert kept.levels[1].shape == (3, 4, 4)
-    assert not torch.equal(cache[Draw(0, 0)].levels[0], cache[Draw(0, 1)].levels[0])
+    cache = cached(lab, dataset).dataset
+    sampler = EpochSampler(np.arange(len(dataset)), seed=0)
+    assert len(cast(FeatureCache, cache)) == len(dataset)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        for draw in sampler:
+            kept, sample = cache[Draw(draw.index, epoch)], dataset[draw]
+            assert (kept.image_id, kept.input_size) == (sample.image_id, (32, 32))
+            assert torch.equal(kept.boxes, sample.boxes)
+            expected = pooled(cast(ImageBatch, collate([sample]).images)).levels
+            assert all(torch.equal(a, b[0]) for a, b in zip(kept.levels, expected, strict=True))
 
 
-def test_the_cache_follows_from_the_seed(lab: Lab) -> None:
-    lab = lab.with_data(cached_views=1)
+def test_epochs_come_in_the_order_of_the_images(lab: Lab) -> None:
     dataset = lab.dataset(lab.train, is_training=True)
-    first, again, other = (cached(lab, dataset, seed=seed)[Draw(2, 0)] for seed in (0, 0, 1))
-    assert torch.equal(first.levels[0], again.levels[0])
-    assert torch.equal(first.boxes, again.boxes)
-    assert not torch.equal(first.levels[0], other.levels[0])
+    images = training_loader(dataset, batch_size=4, workers=0, seed=3)
+    features = cached(lab, dataset, seed=3)
+    for epoch in (0, 5):
+        orders: list[list[tuple[int, ...]]] = []
+        for loader in (images, features):
+            set_epoch(loader, epoch)
+            orders.append([cast(Batch, batch).image_ids for batch in loader])
+        assert orders[0] == orders[1]
+        assert [len(image_ids) for image_ids in orders[0]] == [4, 4]
 
 
 class Fixed:
@@ -146,7 +152,7 @@ def test_padding_is_cut_off_what_is_kept(lab: Lab) -> None:
         )
         for number, size in enumerate(sizes)
     ]
-    cache = cached(lab.with_data(eval_batch_size=4), Fixed(lab.train, samples))
+    cache = cached(lab.with_data(eval_batch_size=4), Fixed(lab.train, samples)).dataset
     for number, sample in enumerate(samples):
         kept = cache[Draw(number, 0)]
         alone = pooled(cast(ImageBatch, collate([sample]).images))
@@ -161,8 +167,9 @@ def test_padding_is_cut_off_what_is_kept(lab: Lab) -> None:
 
 def test_evaluation_batches_keep_their_order_and_targets(lab: Lab) -> None:
     dataset = lab.dataset(lab.val, is_training=False)
-    batches = [collate([dataset[0], dataset[1]]), collate([dataset[2]])]
-    kept = cache_evaluation(pooled, batches, device=CPU, report=len_only)
+    loader: Any = evaluation_loader(dataset, batch_size=4, workers=0)
+    batches: list[Batch] = list(loader)
+    kept = cache_evaluation(pooled, loader, device=CPU, report=len_only)
     assert [batch.image_ids for batch in kept] == [batch.image_ids for batch in batches]
     assert isinstance(kept[0].images, Features)
     expected = pooled(cast(ImageBatch, batches[0].images))
@@ -176,19 +183,24 @@ def test_nothing_in_the_cache_wants_a_gradient(lab: Lab) -> None:
         return Features((images.pixels * weight,), images.padding, images.sizes)
 
     dataset = lab.dataset(lab.val, is_training=False)
-    (batch,) = cache_evaluation(compute, [collate([dataset[0]])], device=CPU, report=len_only)
+    loader = evaluation_loader(dataset, batch_size=6, workers=0)
+    (batch,) = cache_evaluation(compute, loader, device=CPU, report=len_only)
     assert isinstance(batch.images, Features)
     level: Tensor = batch.images.levels[0]
     assert not level.requires_grad
     assert not level.is_inference()
 
 
-def test_a_cache_that_is_too_large_is_refused_with_the_remedy() -> None:
-    check_memory(10**6, 400, 10**9)
-    with pytest.raises(ConfigError, match=r"401 views of 1\.0 MB take 0\.4 GB") as error:
-        check_memory(10**6, 401, 10**9)
-    assert "expected at most 40% of the free memory (0.4 GB)" in str(error.value)
-    assert "lower data.cached_views" in str(error.value)
+def test_a_cache_that_is_too_large_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = SimpleNamespace(available=10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    levels = [torch.zeros(200_000), torch.zeros(100_000, dtype=torch.bfloat16)]  # 1 MB
+    check_memory(levels, 400)
+    with pytest.raises(ConfigError, match=r"expected at most 0\.4 GB \(40% of the free") as error:
+        check_memory(levels, 450)
+    assert "but the features take 0.5 GB; lower data.cached_views" in str(error.value)
 
 
 def test_a_trained_backbone_is_not_cached(lab: Lab) -> None:
@@ -203,7 +215,6 @@ def test_training_on_a_cache_never_runs_the_backbone_again(lab: Lab) -> None:
     model = lab.model()
     runs: list[int] = []
     model.backbone.register_forward_hook(lambda *_: runs.append(1))
-    model.backbone.requires_grad_(False)
     lab.fit(Budget(epochs=3), model=model)
     assert len(runs) == 2 * 10 / 2 + 6 / 2  # views in batches of 2, and validation images
     assert load_state(lab.folder / "run").position.step == 6
@@ -212,8 +223,6 @@ def test_training_on_a_cache_never_runs_the_backbone_again(lab: Lab) -> None:
 def test_a_run_on_a_cache_resumes_exactly(lab: Lab) -> None:
     lab = lab.with_data(cache_features=True, cached_views=2).with_backbone(freeze="all")
     straight, resumed = lab.model(), lab.model()
-    for model in (straight, resumed):
-        model.backbone.requires_grad_(False)
     lab.fit(Budget(epochs=2), "straight", model=straight)
 
     def stop_when_an_epoch_is_saved() -> None:

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -8,28 +8,33 @@ from aligndetr.train import fit
 from aligndetr.train.budget import Budget
 
 # `Lab` is that of conftest.py.
-Lab = Any
+Lab: TypeAlias = Any
 
 
 def without_objects(annotations: Annotations) -> Annotations:
     objects = annotations.objects
-    columns = (objects.images, objects.labels, objects.bboxes, objects.areas, objects.crowd)
+    empty = ObjectTable(
+        objects.images[:0],
+        objects.labels[:0],
+        objects.bboxes[:0],
+        objects.areas[:0],
+        objects.crowd[:0],
+    )
     return Annotations.of(
         annotations.annotation_file,
         annotations.layout,
         folders=annotations.folders,
         classes=annotations.classes,
         images=annotations.images,
-        objects=ObjectTable(*(column[:0] for column in columns)),
+        objects=empty,
     )
 
 
 def test_no_image_to_train_on_is_an_error(lab: Lab) -> None:
     lab = lab.with_data(keep_empty=False)
     lab.train = without_objects(lab.train)
-    with pytest.raises(DatasetError, match="expected images to train on, found none") as error:
+    with pytest.raises(DatasetError, match="expected an image with objects"):
         lab.fit(Budget(epochs=1))
-    assert "data.keep_empty=False" in str(error.value)
 
 
 def test_images_without_objects_can_be_trained_on(lab: Lab) -> None:

@@ -1,6 +1,6 @@
 import json
 import math
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from aligndetr.train.finite import DivergenceError
 from aligndetr.train.state import load_state
 
 # `Lab` and `Clock` are those of conftest.py.
-Lab = Clock = Any
+Lab: TypeAlias = Any
+Clock: TypeAlias = Any
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -55,8 +55,8 @@ def test_the_rate_never_exceeds_its_start(
 
 
 def test_every_group_keeps_its_own_rate() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = torch.optim.SGD([{"params": [p], "lr": r} for p, r in zip(parameters, (1.0, 0.1))])
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (1.0, 0.1)]
+    optimizer = torch.optim.SGD(groups)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     set_learning_rate(optimizer, 0.5)

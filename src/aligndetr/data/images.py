@@ -72,7 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
-    reason = str(error) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     return DatasetError(
         f"{path}: expected an image, found one that cannot be read ({reason}); replace the file"
     )

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aligndetr.losses.chunks import chunk_rows
 from aligndetr.settings import Settings
@@ -181,10 +180,11 @@ class _Background(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("classification losses: create_graph=True, no second derivative")
         (gradient,) = ctx.saved_tensors
         return gradient * grad[:, None, None], None, None
 

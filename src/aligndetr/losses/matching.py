@@ -86,16 +86,15 @@ class Matcher(Settings):
         `image` counts layer * B + image, as the rows of `stack.logits.flatten(0, 1)` do, and
         pairs are ordered by image, target and query. There is one device-to-host copy for all.
         """
-        chunks = [list(self._costs(stack, targets)) for stack in stacks]
-        shapes = [chunk.shape for stack_chunks in chunks for chunk in stack_chunks]
-        flat = [chunk.flatten() for stack_chunks in chunks for chunk in stack_chunks]
-        host = torch.cat([*flat, targets.boxes.new_empty(0)]).cpu()
-        sizes = [shape.numel() for shape in shapes]
-        costs = [
-            problem.view(shape).numpy()
-            for problem, shape in zip(host.split(sizes), shapes, strict=True)
+        chunks = [chunk for stack in stacks for chunk in self._costs(stack, targets)]
+        nothing = targets.boxes.new_empty(0)
+        host = torch.cat([*(chunk.flatten() for chunk in chunks), nothing]).cpu()
+        flat = host.split([chunk.numel() for chunk in chunks])
+        problems = [
+            problem
+            for costs, chunk in zip(flat, chunks, strict=True)
+            for problem in costs.view(chunk.shape).numpy()
         ]
-        problems = [problem for chunk in costs for problem in chunk]
         repeats = [
             repeat
             for stack in stacks

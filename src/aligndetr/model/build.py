@@ -52,6 +52,7 @@ def build_model(
         precision=resolve_precision(config.precision, device),
     )
     _initialise(model)
+    model.neck.level.requires_grad_(config.encoder.layers > 0)  # only the encoder reads positions
     return model.to(device), origin
 
 
@@ -82,7 +83,9 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
         case "cuda":
             return torch.cuda.is_bf16_supported(including_emulation=False)
         case "cpu":
-            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            # Private, but the public torch.cpu.get_capabilities is newer than torch 2.9.
+            has_avx512 = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+            return has_avx512 or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
         case _:
             return False
 

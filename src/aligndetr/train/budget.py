@@ -16,7 +16,7 @@ class Budget:
     and `reserve_seconds` for what the caller does after that. Training has the time between.
 
     Raises:
-        ConfigError: not exactly one of the three is given, or it is not positive.
+        ConfigError: Not exactly one of the three is given, or it is not positive.
     """
 
     epochs: int | None = None
@@ -64,7 +64,7 @@ class Budget:
         """Return the budget of a training whose first step begins now.
 
         Raises:
-            ConfigError: no time is left for training.
+            ConfigError: No time is left for training.
         """
         unused = elapsed_seconds + closing_seconds + self.reserve_seconds
         if self.minutes is not None and unused >= 60 * self.minutes:

@@ -6,17 +6,17 @@ precision in which the backbone runs, so that they are what it would have given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aligndetr.config.schema import Config, Data
-from aligndetr.data.annotations import IntArray
+from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import EpochSampler, collate
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.errors import ConfigError
@@ -48,16 +48,11 @@ class CachedView:
     image_id: int
     size: Tensor
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the levels."""
-        return sum(level.numel() * level.element_size() for level in self.levels)
-
 
 class FeatureCache(Dataset[CachedView]):
-    """The views of each image; a `Draw` takes one of them at random."""
+    """The views of each image, by its index; a `Draw` takes one of them at random."""
 
-    def __init__(self, images: Sequence[Sequence[CachedView]]) -> None:
+    def __init__(self, images: Mapping[int, Sequence[CachedView]]) -> None:
         self._images = images
 
     def __len__(self) -> int:
@@ -67,23 +62,12 @@ class FeatureCache(Dataset[CachedView]):
         views = self._images[draw.index]
         return views[draw.seed % len(views)]
 
-    def loader(self, *, batch_size: int, seed: int) -> DataLoader[CachedView]:
-        """Return a loader of shuffled `Batch`es of features, as `training_loader` is of images."""
-        return DataLoader(
-            self,
-            batch_size=batch_size,
-            sampler=EpochSampler(np.arange(len(self)), seed=seed),
-            collate_fn=collate_views,
-            drop_last=len(self) >= batch_size,
-            generator=torch.Generator(),
-        )
-
 
 def check_cacheable(config: Config) -> None:
     """Check that the backbone's maps cannot change.
 
     Raises:
-        ConfigError: some of the backbone is trained.
+        ConfigError: Some of the backbone is trained.
     """
     if config.backbone.freeze != "all":
         raise ConfigError(
@@ -94,79 +78,89 @@ def check_cacheable(config: Config) -> None:
 
 def cache_training(
     compute: Compute,
-    dataset: DetectionDataset,
+    loader: DataLoader[Any],
     data: Data,
     *,
     strides: Sequence[int],
     device: torch.device,
-    seed: int,
     report: Report,
-) -> FeatureCache:
-    """Return `data.cached_views` views of every image that is trained on.
+) -> DataLoader[Any]:
+    """Return a training loader of cached features for one of images.
+
+    The views are what the images would be in the first `data.cached_views` epochs.
 
     Args:
         compute: The backbone, in evaluation mode.
-        dataset: With the transform of training.
+        loader: Made by `training_loader`.
         data: How to load, and how much to keep.
         strides: Of the levels.
         device: Where the backbone is; the cache is on the CPU.
-        seed: Decides on the augmentation.
-        report: Told of the images done.
+        report: Told of the views done.
 
     Raises:
-        ConfigError: the cache would take too much of the free memory.
+        ConfigError: The cache would take too much of the free memory.
     """
-    annotations = dataset.annotations
-    rows = np.arange(len(annotations)) if data.keep_empty else annotations.images_with_targets
-    draws = list(_draws(_by_aspect_ratio(dataset, rows), views=data.cached_views, seed=seed))
-    place = {int(row): index for index, row in enumerate(rows)}
-    images: list[list[CachedView]] = [[] for _ in rows]
-    owners = (images[place[draw.index]] for draw in draws)
-    loader = DataLoader(
+    dataset: DetectionDataset = cast(Any, loader.dataset)
+    draws = _draws(cast(EpochSampler, loader.sampler), dataset.annotations, data.cached_views)
+    images: dict[int, list[CachedView]] = {draw.index: [] for draw in draws}
+    owners = (images[draw.index] for draw in draws)
+    batches = DataLoader(
         dataset,
         batch_size=data.eval_batch_size,
         sampler=draws,
         num_workers=data.workers,
         collate_fn=collate,
     )
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(batches):
         views = _split(batch, _compute(compute, batch, device), strides)
         if number == 0:
-            check_memory(views[0].num_bytes, len(draws), psutil.virtual_memory().available)
-        for view, owner in zip(views, owners, strict=False):
-            owner.append(view)
+            check_memory(views[0].levels, len(draws))
+        for view in views:
+            next(owners).append(view)
         report(len(views))
-    return FeatureCache(images)
+    return DataLoader(
+        FeatureCache(images),
+        batch_size=loader.batch_size,
+        sampler=loader.sampler,
+        collate_fn=collate_views,
+        drop_last=loader.drop_last,
+        generator=torch.Generator(),
+    )
 
 
 def cache_evaluation(
-    compute: Compute, loader: Iterable[Batch], *, device: torch.device, report: Report
+    compute: Compute, loader: DataLoader[Any], *, device: torch.device, report: Report
 ) -> list[Batch]:
     """Return the batches of an evaluation loader with features in place of images.
 
-    That takes as long as the evaluation that it saves, so it pays from the second one on.
+    Takes as long as the backbone in one evaluation, which it saves in each.
+
+    Raises:
+        ConfigError: The cache would take too much of the free memory.
     """
     batches: list[Batch] = []
     for batch in loader:
         features = _compute(compute, batch, device).to(CPU)
+        if not batches:
+            check_memory(features.levels, len(loader))
         batches.append(Batch(features, batch.targets.to(CPU), batch.image_ids))
         report(len(batch.image_ids))
     return batches
 
 
-def check_memory(view_bytes: int, views: int, available_bytes: int) -> None:
-    """Check that so many views fit.
+def check_memory(levels: Sequence[Tensor], count: int) -> None:
+    """Check that so many of these fit.
 
     Raises:
-        ConfigError: they take more than `MEMORY_SHARE` of the available memory.
+        ConfigError: They take more than `MEMORY_SHARE` of the free memory.
     """
-    needed = view_bytes * views
-    if needed > MEMORY_SHARE * available_bytes:
+    limit = MEMORY_SHARE * psutil.virtual_memory().available
+    needed = count * sum(level.numel() * level.element_size() for level in levels)
+    if needed > limit:
         raise ConfigError(
-            f"data.cache_features: expected at most {MEMORY_SHARE:.0%} of the free memory "
-            f"({MEMORY_SHARE * available_bytes / 1e9:.1f} GB), but {views} views of "
-            f"{view_bytes / 1e6:.1f} MB take {needed / 1e9:.1f} GB; lower data.cached_views or the "
-            "image size, or set data.cache_features=false"
+            f"data.cache_features: expected at most {limit / 1e9:.1f} GB ({MEMORY_SHARE:.0%} of "
+            f"the free memory), but the features take {needed / 1e9:.1f} GB; lower "
+            "data.cached_views or the image size, or set data.cache_features=false"
         )
 
 
@@ -185,16 +179,15 @@ def collate_views(views: Sequence[CachedView]) -> Batch:
     return Batch(features, targets, tuple(view.image_id for view in views))
 
 
-def _draws(rows: IntArray, *, views: int, seed: int) -> Iterator[Draw]:
-    for view in range(views):
-        seeds = np.random.default_rng((seed, view)).integers(2**31, size=len(rows))
-        yield from map(Draw, rows.tolist(), seeds.tolist())
-
-
-def _by_aspect_ratio(dataset: DetectionDataset, rows: IntArray) -> IntArray:
-    """Return the rows so that images of one shape meet in a batch, and little is padded."""
-    heights, widths = dataset.annotations.images.sizes[rows].T
-    return rows[np.argsort(heights / widths, kind="stable")]
+def _draws(sampler: EpochSampler, annotations: Annotations, epochs: int) -> list[Draw]:
+    """Return the draws of some epochs, images of one shape together, so that little is padded."""
+    draws: list[Draw] = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        draws += sampler
+    heights, widths = annotations.images.sizes.T
+    ratios = (heights / widths).tolist()
+    return sorted(draws, key=lambda draw: ratios[draw.index])
 
 
 @torch.no_grad()

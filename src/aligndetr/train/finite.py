@@ -19,7 +19,7 @@ def check_terms(terms: Mapping[str, Tensor], image_ids: Sequence[int], *, step: 
     """Check the loss terms of a batch, which are named `group.layer.term`.
 
     Raises:
-        DivergenceError: some are not finite; says which, and in which images.
+        DivergenceError: Some are not finite; says which, and in which images.
     """
     values = torch.stack([value.detach() for value in terms.values()])
     if bool(values.isfinite().all()):
@@ -41,7 +41,7 @@ def check_gradient(norm: Tensor, image_ids: Sequence[int], *, step: int) -> None
     """Check the norm of the gradients of a batch.
 
     Raises:
-        DivergenceError: it is not finite.
+        DivergenceError: It is not finite.
     """
     if not bool(norm.isfinite()):
         raise DivergenceError(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader
 
 from aligndetr.config.schema import Config
-from aligndetr.data.batch import evaluation_loader, training_loader
+from aligndetr.data.batch import EpochSampler, evaluation_loader, training_loader
 from aligndetr.data.dataset import DetectionDataset
-from aligndetr.errors import DatasetError
 from aligndetr.model.detector import DetectorModel
 from aligndetr.train.budget import Budget
 from aligndetr.train.features import cache_evaluation, cache_training, check_cacheable
@@ -20,6 +20,7 @@ from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
 from aligndetr.train.state import load_state
+from aligndetr.types import Batch
 
 
 def fit(
@@ -48,9 +49,9 @@ def fit(
             from there.
 
     Raises:
-        ConfigError: the budget leaves no time, or the features cannot be cached.
-        CheckpointError: there is nothing to continue.
-        DivergenceError: a loss or gradient is not finite.
+        ConfigError: The budget leaves no time, or the features cannot be cached.
+        CheckpointError: There is nothing to continue.
+        DivergenceError: A loss or gradient is not finite.
     """
     saved = load_state(out) if budget is None else None
     device = next(model.parameters()).device
@@ -87,41 +88,49 @@ def open_loaders(
     """Return the loaders, of images or of cached features.
 
     Raises:
-        DatasetError: there is no image to train on.
-        ConfigError: the features cannot be cached.
+        DatasetError: There is no image to train on.
+        ConfigError: The features cannot be cached.
     """
-    data, seed = config.data, config.training.seed
-    val: Any = accelerator.prepare_data_loader(
-        evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
+    data = config.data
+    train = training_loader(
+        train_data,
+        batch_size=data.batch_size,
+        workers=data.workers,
+        seed=config.training.seed,
+        keep_empty=data.keep_empty,
     )
+    val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
+    val = accelerator.prepare_data_loader(val)
     if data.cache_features:
-        check_cacheable(config)
-        model.eval()
-        device, views = accelerator.device, data.cached_views * len(train_data)
-        with log.chore(f"caching features of {views} views", views) as report:
-            cache = cache_training(
-                model.features,
-                train_data,
-                data,
-                strides=model.backbone.strides,
-                device=device,
-                seed=seed,
-                report=report,
-            )
-        with log.chore(f"caching features of {len(val_data)} images", len(val_data)) as report:
-            val = cache_evaluation(model.features, val, device=device, report=report)
-        train: DataLoader[Any] = cache.loader(batch_size=data.batch_size, seed=seed)
-    else:
-        train = training_loader(
-            train_data,
-            batch_size=data.batch_size,
-            workers=data.workers,
-            seed=seed,
-            keep_empty=data.keep_empty,
-        )
-    if len(train) == 0:
-        raise DatasetError(
-            f"{train_data.annotations.annotation_file}: expected images to train on, found none "
-            f"(data.keep_empty={data.keep_empty}); add annotated images"
-        )
+        train, val = cached_loaders(model, config, train, val, device=accelerator.device, log=log)
     return Loaders(accelerator.prepare_data_loader(train), val, val_data.annotations)
+
+
+def cached_loaders(
+    model: DetectorModel,
+    config: Config,
+    train: DataLoader[Any],
+    val: DataLoader[Any],
+    *,
+    device: torch.device,
+    log: RunLog,
+) -> tuple[DataLoader[Any], list[Batch]]:
+    """Return what `open_loaders` has with features in place of images.
+
+    Each process keeps all views of the training images in its memory.
+
+    Raises:
+        ConfigError: The backbone is trained, or the cache would be too large.
+    """
+    check_cacheable(config)
+    model.eval()
+    data, strides = config.data, model.backbone.strides
+    views = data.cached_views * len(cast(EpochSampler, train.sampler))
+    images = len(cast(DetectionDataset, val.dataset))
+    log.say(f"caching the features of {views} views to train and {images} images to evaluate on")
+    with log.chore("caching to train on", views) as report:
+        train = cache_training(
+            model.features, train, data, strides=strides, device=device, report=report
+        )
+    with log.chore("caching to evaluate on", images) as report:
+        return train, cache_evaluation(model.features, val, device=device, report=report)

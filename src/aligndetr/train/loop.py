@@ -80,7 +80,7 @@ class Trainer:
         """Prepare the first step; minutes count from `started`.
 
         Raises:
-            ConfigError: the budget leaves no time for training.
+            ConfigError: The budget leaves no time for training.
         """
         self._started = started
         closing_seconds = 0.0
@@ -182,7 +182,10 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure the weights on the validation images; keep them if they are the best so far."""
         start = time.monotonic()
-        with self._log.chore("evaluating", len(self._loaders.truth)) as report:
+        with (
+            self._log.chore("evaluating", len(self._loaders.truth)) as report,
+            torch.random.fork_rng(devices=[]),  # so that training does not depend on it
+        ):
             results = collect(self._detect(), self._loaders.val, progress=report)
         metrics = score(merge(gather_object([results])), self._loaders.truth.coco_dict())
         seconds = self._agree(time.monotonic() - start)[0]

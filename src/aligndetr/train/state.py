@@ -105,7 +105,7 @@ def save_state(
     """Write `state/training.pt` of the run folder `out`, replacing the one before.
 
     Raises:
-        CheckpointError: the folder cannot be written to.
+        CheckpointError: The folder cannot be written to.
     """
     average = trained.average
     content = {
@@ -127,7 +127,7 @@ def load_state(out: Path) -> Saved:
     """Return what `save_state` wrote, on the CPU.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: There is none, or it is damaged.
     """
     path = out / STATE_FILE
     if not path.is_file():

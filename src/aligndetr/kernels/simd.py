@@ -1,0 +1,337 @@
+"""Vectors for numba kernels: lanes that the compiler keeps in registers, however many there are.
+
+Numba leaves vectors to the luck of loops; here they are values. A kernel loads a run of a flat
+contiguous array as a vector, computes with `+ - *` and the functions below, and stores it. LLVM
+maps any number of lanes to what the processor has (SSE, AVX, NEON), so nothing here names one.
+Nothing checks bounds.
+"""
+
+import operator
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.base import BaseContext
+from numba.core.cgutils import get_or_insert_function
+from numba.core.datamodel import DataModelManager
+from numba.core.typing import Signature
+from numba.extending import (
+    NativeValue,
+    intrinsic,
+    models,
+    overload,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+
+CHECKSUM = zlib.crc32(Path(__file__).read_bytes()) if Path(__file__).exists() else 0
+"""Part of every kernel's signature: numba's cache on disk watches the kernel's own file only."""
+
+RELAXED = ("contract", "reassoc", "nsz")
+"""What LLVM may do to floats: fuse and reorder. NaN and infinity keep their meaning."""
+
+INDEX = ir.IntType(32)
+
+Emitted = Any
+"""A value of the machine code being written; llvmlite's classes for them are not annotated."""
+
+Code = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[Emitted]], Emitted]
+"""Writes the instructions of one call and returns its result."""
+
+
+class Count:
+    """A number that a kernel knows when it is compiled; `len` of it gives the number."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+class CountType(types.Type):
+    """The compiler's view of a `Count`: one type, hence one machine code, for each number."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        super().__init__(f"Count({value}, {CHECKSUM})")
+
+
+class VectorType(types.Type):
+    """`count` lanes of `dtype`."""
+
+    def __init__(self, dtype: types.Type, count: int) -> None:
+        self.dtype, self.count = dtype, count
+        super().__init__(f"Vector({dtype}, {count})")
+
+
+register_model(CountType)(models.OpaqueModel)
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    """A vector is an LLVM vector."""
+
+    def __init__(self, manager: DataModelManager, vector: VectorType) -> None:
+        lane = manager.lookup(vector.dtype).get_value_type()
+        super().__init__(manager, vector, ir.VectorType(lane, vector.count))
+
+
+@typeof_impl.register(Count)
+def _type_of_count(count: Count, _context: object) -> CountType:
+    return CountType(count.value)
+
+
+@unbox(CountType)
+def _unbox_count(_type: CountType, _count: Emitted, frame: Emitted) -> NativeValue:
+    return NativeValue(frame.context.get_dummy_value())
+
+
+@overload(len)
+def _length(count: types.Type) -> Callable[..., int] | None:
+    if not isinstance(count, CountType):
+        return None
+    value = count.value
+    return lambda count: value  # noqa: ARG005
+
+
+@intrinsic
+def zeros(_, array: types.Array, count: CountType) -> tuple[Signature, Code]:
+    """Return `count` zeros of the array's type."""
+    vector = VectorType(array.dtype, count.value)
+
+    def code(context: BaseContext, _builder: ir.IRBuilder, *_: object) -> Emitted:
+        return ir.Constant(context.get_value_type(vector), None)
+
+    return vector(array, count), code
+
+
+@intrinsic
+def fill(_, like: VectorType, number: types.Number) -> tuple[Signature, Code]:
+    """Return a vector like `like` with `number` in all lanes."""
+
+    def code(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        lane = context.cast(builder, args[1], signature.args[1], like.dtype)
+        return _splat(builder, lane, like.count)
+
+    return like(like, number), code
+
+
+def _loader(parts: int) -> Callable[..., object]:
+    """Return the intrinsic that loads a run of numbers and deals them out to `parts` vectors."""
+
+    @intrinsic
+    def load(
+        _, array: types.Array, start: types.Integer, count: CountType
+    ) -> tuple[Signature, Code]:
+        vector = VectorType(array.dtype, count.value)
+        result = vector if parts == 1 else types.UniTuple(vector, parts)
+
+        def code(
+            context: BaseContext,
+            builder: ir.IRBuilder,
+            signature: Signature,
+            args: Sequence[Emitted],
+        ) -> Emitted:
+            lane = context.get_value_type(array.dtype)
+            run = ir.VectorType(lane, count.value * parts)
+            pointer = _pointer(context, builder, signature, args, run)
+            whole = builder.load(pointer, align=_alignment(run))
+            if parts == 1:
+                return whole
+            dealt = [
+                _shuffle(builder, whole, whole, range(part, run.count, parts))
+                for part in range(parts)
+            ]
+            return context.make_tuple(builder, result, dealt)
+
+        return result(array, start, count), code
+
+    return load
+
+
+load = _loader(1)
+"""`load(array, start, count)`: the vector array[start : start + count]."""
+
+load_pairs = _loader(2)
+"""The even and the odd numbers of a run of 2 * count, as two vectors."""
+
+load_fours = _loader(4)
+"""Every fourth number of a run of 4 * count, as four vectors."""
+
+
+@intrinsic
+def store(
+    _, array: types.Array, start: types.Integer, vector: VectorType
+) -> tuple[Signature, Code]:
+    """Write a vector to array[start:]."""
+
+    def code(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        value = args[2]
+        pointer = _pointer(context, builder, signature, args, value.type)
+        builder.store(value, pointer, align=_alignment(value.type))
+        return context.get_dummy_value()
+
+    return types.void(array, start, vector), code
+
+
+@intrinsic
+def interleave(_, even: VectorType, odd: VectorType) -> tuple[Signature, Code]:
+    """Return even[0], odd[0], even[1], odd[1], ..."""
+    result = VectorType(even.dtype, 2 * even.count)
+    order = [lane for pair in range(even.count) for lane in (pair, even.count + pair)]
+
+    def code(
+        _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        return _shuffle(builder, args[0], args[1], order)
+
+    return result(even, odd), code
+
+
+@intrinsic
+def dots(
+    _, vector: VectorType, a: VectorType, b: VectorType, c: VectorType, d: VectorType
+) -> tuple[Signature, Code]:
+    """Return the vector of the four inner products of `vector` with a, b, c and d.
+
+    Together they take half the shuffles of four separate sums: the products lie side by side,
+    and each step adds the upper half of every one to its lower half.
+    """
+    width = 1 << (vector.count - 1).bit_length()
+    result = VectorType(vector.dtype, 4)
+
+    def code(
+        _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        products = [builder.fmul(args[0], other, flags=RELAXED) for other in args[1:]]
+        zero = ir.Constant(args[0].type, None)
+        padded = [min(lane, vector.count) for lane in range(width)]
+        rows = [_shuffle(builder, product, zero, padded) for product in products]
+        left = _shuffle(builder, rows[0], rows[1], range(2 * width))
+        right = _shuffle(builder, rows[2], rows[3], range(2 * width))
+        sums = _shuffle(builder, left, right, range(4 * width))
+        half = width // 2
+        while half:
+            lower = [row * 2 * half + lane for row in range(4) for lane in range(half)]
+            low = _shuffle(builder, sums, sums, lower)
+            high = _shuffle(builder, sums, sums, [lane + half for lane in lower])
+            sums = builder.fadd(low, high, flags=RELAXED)
+            half //= 2
+        return sums
+
+    return result(vector, a, b, c, d), code
+
+
+def _lanewise(emit: Callable[..., Emitted]) -> Callable[..., object]:
+    """Return the intrinsic that applies `emit(builder, *vectors)` to vectors of one type."""
+
+    @intrinsic
+    def operation(_, *vectors: VectorType) -> tuple[Signature, Code]:
+        def code(
+            _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
+        ) -> Emitted:
+            return emit(builder, *args)
+
+        return vectors[0](*vectors), code
+
+    return operation
+
+
+def _clamp(builder: ir.IRBuilder, x: Emitted, low: Emitted, high: Emitted) -> Emitted:
+    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
+    return builder.select(builder.fcmp_ordered(">", x, high), high, x)
+
+
+def _inside(builder: ir.IRBuilder, x: Emitted, cell: Emitted, last: Emitted) -> Emitted:
+    zero = ir.Constant(x.type, None)
+    below, above = builder.fcmp_ordered("<", cell, zero), builder.fcmp_ordered(">", cell, last)
+    return builder.select(builder.or_(below, above), zero, x)
+
+
+def _floor(builder: ir.IRBuilder, x: Emitted) -> Emitted:
+    name = f"llvm.floor.v{x.type.count}f{8 * _alignment(x.type)}"
+    function = get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type]), name)
+    return builder.call(function, [x])
+
+
+clamp = _lanewise(_clamp)
+"""`clamp(x, low, high)`: x within low and high; NaN stays NaN."""
+
+inside = _lanewise(_inside)
+"""`inside(x, cell, last)`: x in the lanes where 0 <= cell <= last or cell is NaN, otherwise 0."""
+
+floor = _lanewise(_floor)
+"""The largest whole number that is not above x."""
+
+
+@intrinsic
+def to_index(_, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
+    """Return whole numbers `cell` as int32 lanes within 0 and `last`; NaN becomes 0."""
+    result = VectorType(types.int32, cell.count)
+
+    def code(
+        context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        zero = ir.Constant(args[0].type, None)
+        x = builder.select(builder.fcmp_ordered(">", args[0], zero), args[0], zero)
+        x = builder.select(builder.fcmp_ordered("<", x, args[1]), x, args[1])
+        return builder.fptosi(x, context.get_value_type(result))
+
+    return result(cell, last), code
+
+
+def _overload_arithmetic(symbol: Callable[..., object], name: str) -> None:
+    """Give vectors an operator: LLVM calls it `name` for ints and f`name` for floats."""
+
+    def emit(builder: ir.IRBuilder, a: Emitted, b: Emitted) -> Emitted:
+        if isinstance(a.type.element, ir.IntType):
+            return getattr(builder, name)(a, b)
+        return getattr(builder, f"f{name}")(a, b, flags=RELAXED)
+
+    operation = _lanewise(emit)
+
+    @overload(symbol)
+    def _operator(a: types.Type, b: types.Type) -> Callable[..., object] | None:
+        if isinstance(a, VectorType) and isinstance(b, VectorType):
+            return lambda a, b: operation(a, b)  # pyright: ignore[reportCallIssue]
+        return None
+
+
+_overload_arithmetic(operator.add, "add")
+_overload_arithmetic(operator.sub, "sub")
+_overload_arithmetic(operator.mul, "mul")
+
+
+def _pointer(
+    context: BaseContext,
+    builder: ir.IRBuilder,
+    signature: Signature,
+    args: Sequence[Emitted],
+    vector: ir.VectorType,
+) -> Emitted:
+    """Return where a vector of `args[0]`, a flat array, begins that starts at element `args[1]`."""
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    start = context.cast(builder, args[1], signature.args[1], types.intp)
+    return builder.bitcast(builder.gep(array.data, [start]), vector.as_pointer())
+
+
+def _alignment(vector: ir.VectorType) -> int:
+    """Return the bytes of one lane: all the alignment that a row of an array promises."""
+    return 8 if isinstance(vector.element, ir.DoubleType) else 4
+
+
+def _shuffle(builder: ir.IRBuilder, a: Emitted, b: Emitted, lanes: Sequence[int]) -> Emitted:
+    """Return the vector of the chosen lanes of a followed by b."""
+    mask = ir.Constant(ir.VectorType(INDEX, len(lanes)), list(lanes))
+    return builder.shuffle_vector(a, b, mask)
+
+
+def _splat(builder: ir.IRBuilder, lane: Emitted, count: int) -> Emitted:
+    empty = ir.Constant(ir.VectorType(lane.type, count), ir.Undefined)
+    return _shuffle(builder, builder.insert_element(empty, lane, INDEX(0)), empty, [0] * count)

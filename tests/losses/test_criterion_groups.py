@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from aligndetr.losses.classification import IABCE
+from aligndetr.losses.criterion import Criterion
+from aligndetr.types import Assignment, DetectorOutput, LayerOutput, QueryGroup, Targets
+
+TERMS = ("class", "l1", "giou")
+
+
+def random_targets(counts: tuple[int, ...], classes: int = 3, seed: int = 0) -> Targets:
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(counts)
+    boxes = torch.rand(total, 4, generator=generator) * 0.4 + 0.2
+    return Targets(boxes, torch.randint(0, classes, (total,), generator=generator), counts)
+
+
+def random_layer(images: int, queries: int, classes: int = 3, seed: int = 0) -> LayerOutput:
+    generator = torch.Generator().manual_seed(seed + 100)
+    logits = torch.randn(images, queries, classes, generator=generator)
+    boxes = torch.rand(images, queries, 4, generator=generator) * 0.4 + 0.2
+    return LayerOutput(logits.requires_grad_(), boxes.requires_grad_())
+
+
+def output_of(
+    *layers: LayerOutput, groups: tuple[QueryGroup, ...] = (), proposals: LayerOutput | None = None
+) -> DetectorOutput:
+    main = QueryGroup("main", (0, layers[0].logits.shape[1]))
+    return DetectorOutput(layers, groups or (main,), proposals)
+
+
+def known(*triples: tuple[int, int, int]) -> Assignment:
+    return Assignment(*torch.tensor(triples, dtype=torch.int64).view(-1, 3).unbind(1))
+
+
+def test_known_pairs_need_no_matching_and_have_no_prime_weight() -> None:
+    # Two blocks of one positive and one negative query for the only object, twice a layer.
+    layer, targets = random_layer(1, 10), random_targets((1,))
+    pairs = known((0, 0, 0), (0, 2, 0))
+    denoising = QueryGroup("denoising", (0, 4), copies=2, blocks=2, known=pairs)
+    main = QueryGroup("main", (4, 10))
+    output = DetectorOutput((layer, layer), (denoising, main))
+    losses = Criterion(classification=IABCE(), k=3)(output, targets)
+    assigned = Criterion(k=3).assign(output, targets)
+
+    difference = (layer.boxes[0, [0, 2]] - targets.boxes).abs().sum()
+    for depth in (0, 1):
+        assert_close(losses[f"denoising.{depth}.l1"], 5 * difference / 2)
+        assert assigned[f"denoising.{depth}"].query.tolist() == [0, 2]
+    alone = Criterion(classification=IABCE(), k=3)(output_of(*[layer.span(4, 10)] * 2), targets)
+    for name, value in alone.items():
+        assert_close(losses[name], value)
+
+
+def test_unmatched_denoising_queries_are_background() -> None:
+    layer, targets = random_layer(1, 4), random_targets((1,))
+    group = QueryGroup("denoising", (0, 4), known=known())
+    losses = Criterion(classification=IABCE())(DetectorOutput((layer,), (group,)), targets)
+    s = layer.logits.detach().sigmoid()
+
+    assert_close(losses["denoising.0.class"].detach(), -(s**2 * (1 - s).log()).sum())
+    assert losses["denoising.0.l1"] == 0
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (2, 1)])
+def test_a_denoising_group_without_queries_has_losses_of_zero(counts) -> None:
+    layer = random_layer(2, 5)
+    groups = (QueryGroup("denoising", (0, 0), known=known()), QueryGroup("main", (0, 5)))
+    losses = Criterion()(DetectorOutput((layer,), groups), random_targets(counts))
+
+    for term in TERMS:
+        assert losses[f"denoising.0.{term}"] == 0
+        assert losses[f"denoising.0.{term}"].requires_grad
+
+
+def test_a_group_with_copies_matches_each_object_that_often() -> None:
+    # H-DETR's one-to-many group: the loss is that of repeated targets.
+    layer, targets = random_layer(2, 20), random_targets((2, 1))
+    group = QueryGroup("many", (0, 20), copies=3)
+    output = DetectorOutput((layer, layer), (group,))
+    losses = Criterion(k=2)(output, targets)
+    repeated = Targets.pack(
+        [boxes.repeat(3, 1) for boxes in targets.boxes.split(targets.counts)],
+        [labels.repeat(3) for labels in targets.labels.split(targets.counts)],
+    )
+    expected = Criterion()(output_of(layer, layer), repeated)
+
+    for name, value in losses.items():
+        assert_close(value, expected[name.replace("many", "main")])
+
+
+def test_prime_weights_in_a_group_with_copies_are_optional() -> None:
+    layer, targets = random_layer(1, 20), random_targets((2,))
+    output = DetectorOutput((layer,), (QueryGroup("many", (0, 20), copies=3),))
+    off, on = (Criterion(prime=prime)(output, targets) for prime in ("main", "matched"))
+    as_k = Criterion(k=3)(output_of(layer, layer), targets)
+
+    assert_close(on["many.0.l1"] * 3, as_k["main.0.l1"])
+    assert off["many.0.l1"] > on["many.0.l1"]
+
+
+def test_blocks_are_supervised_as_groups_of_their_own() -> None:
+    # Group-DETR: three blocks, each one-to-one; prime weights never compare between blocks.
+    layer, targets = random_layer(2, 12), random_targets((2, 1))
+    group = QueryGroup("blocks", (0, 12), copies=3, blocks=3, weight=0.5)
+    losses = Criterion(prime="matched")(DetectorOutput((layer,), (group,)), targets)
+    parts = [Criterion()(output_of(layer.span(start, start + 4)), targets) for start in (0, 4, 8)]
+
+    for term in TERMS:
+        mean = torch.stack([part[f"main.0.{term}"] for part in parts]).mean()
+        assert_close(losses[f"blocks.0.{term}"], 0.5 * mean)
+
+
+def test_proposals_may_have_another_number_of_queries() -> None:
+    layer, proposals = random_layer(1, 6), random_layer(1, 9, seed=1)
+    targets = random_targets((2,))
+    losses = Criterion(k=2)(output_of(layer, proposals=proposals), targets)
+    expected = Criterion()(output_of(proposals), targets)
+
+    for term in TERMS:
+        assert_close(losses[f"proposals.{term}"], expected[f"main.0.{term}"])
