@@ -384,7 +384,7 @@ def test_models_are_listed_as_json(capsys):
 @pytest.mark.parametrize("arguments", [TRAIN, ["train", "--resume", "a"], EVAL, PREDICT])
 @pytest.mark.parametrize("kind", [ConfigError, DatasetError])
 def test_a_mistake_of_the_user_is_one_line(api: FakeApi, capsys, arguments, kind):
-    api.failure = kind("cells: expected images,\n  found none; add some")
+    api.failure = kind("cells: expected images, found none; add some")
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -151,7 +151,7 @@ def train(
         typer.Option(metavar="N", min=0, help="Length of the whole command, by the clock."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file instead of the preset's.")
+        Path | None, typer.Option(metavar="FILE", help="YAML file laid over the model's options.")
     ] = None,
     assignments: Annotated[
         list[str] | None,

@@ -8,8 +8,11 @@ class UserError(Exception):
     """A mistake that the reader of the message can mend alone."""
 
     def __str__(self) -> str:
+        text = super().__str__()
+        if not text.startswith("Caught "):
+            return text
         # torch's loaders re-raise a worker's error with its traceback as text before the message.
-        last = super().__str__().rstrip().rpartition("\n")[2]
+        last = text.rstrip().rpartition("\n")[2]
         return last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
 
 

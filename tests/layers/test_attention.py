@@ -42,3 +42,14 @@ def test_permuting_queries_permutes_the_result():
     order = torch.randperm(6)
     permuted = attention(x[:, order], position[:, order], None)
     torch.testing.assert_close(permuted, attention(x, position, None)[:, order])
+
+
+def test_bfloat16_with_a_mask_equals_float32():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 7, 8).bfloat16() for _ in range(3))
+    blocked = torch.rand(7, 7) < 0.4
+    blocked.fill_diagonal_(False)
+    found = attend(query, key, value, blocked)
+    expected = attend(query.float(), key.float(), value.float(), blocked)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)

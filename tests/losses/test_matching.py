@@ -76,7 +76,7 @@ def test_no_queries_match_nothing() -> None:
 def test_one_object_gets_its_cheapest_query() -> None:
     stack, targets = random_stack((1, 1, 6, 3)), random_targets((1,), 3)
     (pairs,) = Matcher()([stack], targets)
-    cost = Matcher().cost(stack.logits[0, 0], stack.boxes[0, 0], targets.boxes, targets.labels)
+    cost = Matcher().cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
 
     assert triples(pairs) == [(0, 0, int(cost.argmin()))]
 
@@ -86,7 +86,7 @@ def test_the_cost_of_each_pair_equals_the_published_formula(count) -> None:
     matcher = Matcher(class_cost=1.5, l1=4, giou=3, alpha=0.3, gamma=1.5)
     stack, targets = random_stack((1, 1, 5, 4)), random_targets((count,), 4)
     logits, boxes = stack.logits[0, 0], stack.boxes[0, 0]
-    cost = matcher.cost(logits, boxes, targets.boxes, targets.labels)
+    cost = matcher.cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
 
     expected = [
         [
@@ -95,14 +95,14 @@ def test_the_cost_of_each_pair_equals_the_published_formula(count) -> None:
         ]
         for q in range(5)
     ]
-    assert torch.allclose(cost, torch.tensor(expected), atol=1e-5)
+    assert torch.allclose(cost.T, torch.tensor(expected), atol=1e-5)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2))
 def test_the_total_cost_is_the_smallest_of_all_assignments(seed, queries, count, repeat) -> None:
     cost = np.random.default_rng(seed).normal(size=(queries, count)).round(1)  # with ties
-    targets, chosen = solve(cost, repeat)
+    targets, chosen = solve(cost.T, repeat)
 
     size = min(queries, repeat * count)
     columns = [target for target in range(count) for _ in range(repeat)]
@@ -238,10 +238,10 @@ def test_predictions_that_are_not_finite_are_the_last_to_be_matched(value) -> No
     stack.boxes[0, 0, 1] = value
     stack.logits[0, 0, 4] = math.nan
     (pairs,) = Matcher()([stack], targets)
-    cost = Matcher().cost(stack.logits[0, 0], stack.boxes[0, 0], targets.boxes, targets.labels)
+    cost = Matcher().cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
 
     assert sorted(pairs.query.tolist()) == [0, 2, 3, 5]
-    assert (cost[[1, 4]] == UNUSABLE).all()
+    assert (cost[:, [1, 4]] == UNUSABLE).all()
 
 
 def test_an_output_of_nan_is_still_matched() -> None:
@@ -255,7 +255,7 @@ def test_an_output_of_nan_is_still_matched() -> None:
 @pytest.mark.parametrize("size", [80.0, 200.0])
 def test_costs_of_extreme_logits_are_finite(size) -> None:
     targets = random_targets((2,), 3)
-    logits = torch.tensor([[size, -size, 0.0], [-size, size, size]])
-    cost = Matcher().cost(logits, torch.rand(2, 4), targets.boxes, targets.labels)
+    logits = torch.tensor([[[size, -size, 0.0], [-size, size, size]]])
+    cost = Matcher().cost(logits, torch.rand(1, 2, 4), targets.boxes, targets.labels)
 
     assert (cost.abs() < 100).all()

@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.core.base import BaseContext
 from numba.core.cgutils import get_or_insert_function
-from numba.core.datamodel import DataModelManager
-from numba.core.typing import Signature
+from numba.core.datamodel.manager import DataModelManager
+from numba.core.typing.templates import Signature
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -38,6 +38,9 @@ INDEX = ir.IntType(32)
 
 Emitted = Any
 """A value of the machine code being written; llvmlite's classes for them are not annotated."""
+
+Vector = Any
+"""Annotates a vector in kernel code, which Python itself never runs."""
 
 Code = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[Emitted]], Emitted]
 """Writes the instructions of one call and returns its result."""
@@ -120,7 +123,7 @@ def fill(_, like: VectorType, number: types.Number) -> tuple[Signature, Code]:
     return like(like, number), code
 
 
-def _loader(parts: int) -> Callable[..., object]:
+def _loader(parts: int) -> Callable[..., Vector]:
     """Return the intrinsic that loads a run of numbers and deals them out to `parts` vectors."""
 
     @intrinsic
@@ -228,7 +231,7 @@ def dots(
     return result(vector, a, b, c, d), code
 
 
-def _lanewise(emit: Callable[..., Emitted]) -> Callable[..., object]:
+def _lanewise(emit: Callable[..., Emitted]) -> Callable[..., Vector]:
     """Return the intrinsic that applies `emit(builder, *vectors)` to vectors of one type."""
 
     @intrinsic

@@ -107,32 +107,35 @@ class Matcher(Settings):
 
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        """Return the cost (..., Q, M) of each prediction for each of M targets of one image.
+        """Return the cost (R, M, Q) of each of M targets of one image for each prediction.
 
         Args:
-            logits: (..., Q, C).
-            boxes: (..., Q, 4) cxcywh.
+            logits: (R, Q, C).
+            boxes: (R, Q, 4) cxcywh.
             targets: (M, 4) cxcywh.
             labels: (M,) int64.
         """
-        pairwise = giou(cxcywh_to_xyxy(boxes).unsqueeze(-2), cxcywh_to_xyxy(targets), eps=self.eps)
-        distance = torch.cdist(boxes, targets.to(boxes.dtype), p=1)
-        cost = self._class_cost(logits, labels).mul_(self.class_cost)
-        cost.add_(distance, alpha=self.l1).sub_(pairwise, alpha=self.giou)
+        targets = targets.to(boxes.dtype)
+        overlap = giou(
+            cxcywh_to_xyxy(targets).unsqueeze(1), cxcywh_to_xyxy(boxes).unsqueeze(1), eps=self.eps
+        )
+        distance = torch.cdist(targets.expand(len(boxes), -1, -1), boxes, p=1)
+        cost = self._class_cost(logits.transpose(1, 2), labels).mul_(self.class_cost)
+        cost.add_(distance, alpha=self.l1).sub_(overlap, alpha=self.giou)
         return cost.nan_to_num_(UNUSABLE, UNUSABLE, UNUSABLE)
 
     def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return what a positive at (query, label) would add to the focal loss: (..., Q, M)."""
-        by_object = len(labels) <= logits.shape[-1]
-        entries = logits[..., labels] if by_object else logits
+        """Return what a positive would add to the focal loss: (R, M, Q) from logits (R, C, Q)."""
+        by_object = len(labels) <= logits.shape[1]
+        entries = logits[:, labels] if by_object else logits
         s, rest = entries.sigmoid(), entries.neg().sigmoid()
         positive = rest.pow(self.gamma).mul_(s.add(LOG_EPS).log_()).mul_(-self.alpha)
         negative = s.pow_(self.gamma).mul_(rest.add_(LOG_EPS).log_()).mul_(1 - self.alpha)
         cost = positive.add_(negative)
-        return cost if by_object else cost[..., labels]
+        return cost if by_object else cost[:, labels]
 
     def _costs(self, stack: Stack, targets: Targets) -> Iterator[Tensor]:
-        """Yield the costs of image after image, as chunks of whole (Q / blocks, M) problems."""
+        """Yield the costs of image after image, as chunks of whole (M, Q / blocks) problems."""
         for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
             if count == 0:
                 continue
@@ -147,13 +150,13 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def solve(cost: NDArray[np.floating], repeat: int) -> Pairs:
-    """Return targets and queries of the cheapest assignment of a (Q, M) cost.
+    """Return targets and queries of the cheapest assignment of a (M, Q) cost.
 
     Each target gets `repeat` queries, or all targets share the Q queries if those are too few.
     """
     # Copies in the order of the authors' code, so that ties fall as they do there.
-    rows, queries = linear_sum_assignment(np.tile(cost.T, (repeat, 1)))
-    return rows % cost.shape[1], queries
+    rows, queries = linear_sum_assignment(np.tile(cost, (repeat, 1)))
+    return rows % len(cost), queries
 
 
 def _solve_all(problems: Sequence[NDArray[np.floating]], repeats: Sequence[int]) -> list[Pairs]:

@@ -66,6 +66,8 @@ def fit(
     )
     set_seed(config.training.seed, device_specific=True)
     model.to(accelerator.device)
+    if saved is not None:  # before any feature is cached
+        model.load_state_dict(saved.weights["network"])
     with RunLog(out, is_main=accelerator.is_main_process) as log:
         loaders = open_loaders(model, config, train_data, val_data, accelerator, log)
         run = Trainer(model, config, loaders, out, accelerator=accelerator, log=log)
