@@ -23,9 +23,9 @@ def test_two_processes_step_like_one_with_the_whole_batch(
     shutil.copytree(shapes, lab.folder / "shapes")
     config = lab.with_data(batch_size=2).config.model_dump_json()
     script = Path(__file__).with_name("two_processes.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--master-port", "0", str(script), str(lab.folder), config]
-    done = subprocess.run(launch, check=False, capture_output=True, text=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", str(script), str(lab.folder), config]
+    done = subprocess.run(launch, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
     monkeypatch.setattr(nn.Dropout, "forward", lambda _, tokens: tokens)

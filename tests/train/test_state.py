@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -44,6 +44,7 @@ def tensors(trained: Trained) -> list[torch.Tensor]:
 def test_the_average_starts_as_a_copy_and_follows_with_a_rising_decay() -> None:
     network = nn.Linear(1, 1, bias=False)
     average = averaged(network, 0.3)
+    copy = cast(nn.Linear, average.module)
     expected = 0.0
     for count, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
         nn.init.constant_(network.weight, value)
@@ -51,7 +52,7 @@ def test_the_average_starts_as_a_copy_and_follows_with_a_rising_decay() -> None:
         # By hand: the first update copies.
         decay = min(0.3, (1 + count) / (10 + count)) if count else 0.0
         expected = decay * expected + (1 - decay) * value
-        assert average.module.weight.item() == pytest.approx(expected)
+        assert copy.weight.item() == pytest.approx(expected)
 
 
 def test_the_average_has_buffers_of_its_own() -> None:
@@ -60,7 +61,8 @@ def test_the_average_has_buffers_of_its_own() -> None:
     average.update_parameters(network)
     network.running_mean = torch.ones(1)
     average.update_parameters(network)
-    assert average.module.running_mean.item() == pytest.approx(1 - 2 / 11)
+    (mean, *_) = average.module.buffers()
+    assert mean.item() == pytest.approx(1 - 2 / 11)
 
 
 def test_what_is_evaluated_is_the_average_if_there_is_one() -> None:

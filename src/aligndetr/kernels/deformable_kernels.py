@@ -80,27 +80,33 @@ class Scratch(NamedTuple):
     shares: Floats
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def scratch(value: Floats, lanes: Count) -> Scratch:
     """Return memory for a block of queries."""
     size = BLOCK * 4 * len(lanes)
     return Scratch(np.empty(size, np.int32), np.empty(size, value.dtype))
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def row_of(plan: Plan, pair: int, query: int) -> int:
     """Return the row of an image's query and head in arrays (B, Q, H, ...)."""
     image, head = pair // plan.heads, pair % plan.heads
     return (image * plan.queries + query) * plan.heads + head
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def start_of(plan: Plan, pair: int) -> int:
     """Return the element of the value at which an image's head begins."""
     return pair // plan.heads * plan.image_step + pair % plan.heads * plan.head_step
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
+def load_both(table: Floats | Ints, plan: Plan, sample: int, lanes: Count) -> tuple[Vector, Vector]:
+    """Return the two lines of a table (2, n), from `sample` on."""
+    return load(table, sample, lanes), load(table, plan.samples + sample, lanes)
+
+
+@njit(forceinline=True, error_model="numpy")
 def axis(position: Vector, size: Vector) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Return the lower and the upper cell of one axis, the share of each, and the last cell.
 
@@ -118,29 +124,25 @@ def axis(position: Vector, size: Vector) -> tuple[Vector, Vector, Vector, Vector
 
 @njit
 def place(
-    points: Points,
-    plan: Plan,
-    pair: int,
-    queries: tuple[int, int],
-    sample: int,
-    lanes: Count,
+    points: Points, plan: Plan, pair: int, queries: tuple[int, int], sample: int, lanes: Count,
     memory: Scratch,
-) -> None:
+) -> None:  # fmt: skip
     """Write the cells and shares of a block of queries."""
     count = len(lanes)
     cells, shares = memory
-    widths, heights = load(points.sizes, sample, lanes), load(points.sizes, plan.samples + sample, lanes)
-    steps, begins = load(points.rows, sample, lanes), load(points.rows, plan.samples + sample, lanes)
-    for query in range(*queries):
+    width, height = load_both(points.sizes, plan, sample, lanes)
+    step, begin = load_both(points.rows, plan, sample, lanes)
+    for query in range(queries[0], queries[1]):
         first = row_of(plan, pair, query) * plan.samples + sample
         x, y = load_pairs(points.locations, 2 * first, lanes)
         weight = load(points.weights, first, lanes)
-        left, right, left_share, right_share, last = axis(x, widths)
-        left, right = to_index(left, last), to_index(right, last)
-        top, bottom, top_share, bottom_share, last = axis(y, heights)
-        top, bottom = begins + to_index(top, last) * steps, begins + to_index(bottom, last) * steps
+        low_x, high_x, left_share, right_share, last_x = axis(x, width)
+        low_y, high_y, top_share, bottom_share, last_y = axis(y, height)
+        left, right = to_index(low_x, last_x), to_index(high_x, last_x)
+        top, bottom = to_index(low_y, last_y) * step, to_index(high_y, last_y) * step
+        top, bottom = top + begin, bottom + begin
         top_share, bottom_share = top_share * weight, bottom_share * weight
-        slot = (query - queries[0]) * 4 * count
+        slot = 4 * count * (query - queries[0])
         store(cells, slot, top + left)
         store(cells, slot + count, top + right)
         store(cells, slot + 2 * count, bottom + left)
@@ -153,18 +155,116 @@ def place(
 
 @njit
 def gather(
-    value: Floats,
-    plan: Plan,
-    start: int,
-    memory: Scratch,
-    slot: int,
-    lanes: Count,
-    channels: Count,
-) -> Vector:
-    """Return the output of one query and head: the sum of share * value over its cells."""
+    value: Floats, output: Floats, plan: Plan, pair: int, queries: tuple[int, int],
+    memory: Scratch, lanes: Count, channels: Count,
+) -> None:  # fmt: skip
+    """Write the output of a block: the sum of share * value over the cells of each query."""
+    count = 4 * len(lanes)
     cells, shares = memory
-    total = zeros(value, channels)
-    for index in range(slot, slot + 4 * len(lanes)):
-        cell = load(value, start + plan.cell_step * np.int64(cells[index]), channels)
-        total = total + fill(total, shares[index]) * cell
-    return total
+    start = start_of(plan, pair)
+    for query in range(queries[0], queries[1]):
+        slot = count * (query - queries[0])
+        total = zeros(value, channels)
+        for index in range(slot, slot + count):
+            cell = load(value, start + plan.cell_step * np.int64(cells[index]), channels)
+            total = total + fill(total, shares[index]) * cell
+        store(output, row_of(plan, pair, query) * len(channels), total)
+
+
+@njit
+def scatter(
+    value: Floats, grad_output: Floats, grad_value: Floats, products: Floats, plan: Plan,
+    pair: int, queries: tuple[int, int], memory: Scratch, lanes: Count, channels: Count,
+) -> None:  # fmt: skip
+    """Add share * gradient to the cells of a block and write their gradient . value.
+
+    `products` [query, sample, corner]. Cells are added to one after the other, for at a border two
+    corners are the same cell.
+    """
+    count = len(lanes)
+    cells, shares = memory
+    start, step = start_of(plan, pair), plan.cell_step
+    for query in range(queries[0], queries[1]):
+        gradient = load(grad_output, row_of(plan, pair, query) * len(channels), channels)
+        slot = 4 * count * (query - queries[0])
+        for sample in range(count):
+            corner = slot + sample
+            a = start + step * np.int64(cells[corner])
+            b = start + step * np.int64(cells[corner + count])
+            c = start + step * np.int64(cells[corner + 2 * count])
+            d = start + step * np.int64(cells[corner + 3 * count])
+            product = dots(
+                gradient,
+                load(value, a, channels),
+                load(value, b, channels),
+                load(value, c, channels),
+                load(value, d, channels),
+            )
+            store(products, slot + 4 * sample, product)
+            for at in (a, b, c, d):
+                added = fill(gradient, shares[corner]) * gradient
+                store(grad_value, at, load(grad_value, at, channels) + added)
+                corner += count
+
+
+@njit
+def conclude(
+    points: Points, grad_locations: Floats, grad_weights: Floats, products: Floats, plan: Plan,
+    pair: int, queries: tuple[int, int], sample: int, lanes: Count,
+) -> None:  # fmt: skip
+    """Write the gradients of the locations and weights of a block from its products.
+
+    With corners a b / c d:  d/dx = width * weight * sum over lines of share * (right - left), where
+    a cell outside counts 0; a location moves by one cell per 1 / width.
+    """
+    count = len(lanes)
+    width, height = load_both(points.sizes, plan, sample, lanes)
+    for query in range(queries[0], queries[1]):
+        first = row_of(plan, pair, query) * plan.samples + sample
+        x, y = load_pairs(points.locations, 2 * first, lanes)
+        weight = load(points.weights, first, lanes)
+        low_x, high_x, left_share, right_share, last_x = axis(x, width)
+        low_y, high_y, top_share, bottom_share, last_y = axis(y, height)
+        a, b, c, d = load_fours(products, 4 * count * (query - queries[0]), lanes)
+        top, bottom = left_share * a + right_share * b, left_share * c + right_share * d
+        left, right = top_share * a + bottom_share * c, top_share * b + bottom_share * d
+        across = inside(right, high_x, last_x) - inside(left, low_x, last_x)
+        down = inside(bottom, high_y, last_y) - inside(top, low_y, last_y)
+        store(grad_weights, first, top_share * top + bottom_share * bottom)
+        moved = interleave(weight * width * across, weight * height * down)
+        store(grad_locations, 2 * first, moved)
+
+
+def forward(
+    value: Floats, points: Points, output: Floats, plan: Plan, task: Task, lanes: Count,
+    channels: Count,
+) -> None:  # fmt: skip
+    """Write the `output` (B, Q, H, D) of a task."""
+    memory = scratch(value, lanes)
+    for pair in range(task.pair, task.pair_end):
+        for query in range(task.query, task.query_end, BLOCK):
+            queries = (query, min(query + BLOCK, task.query_end))
+            place(points, plan, pair, queries, task.sample, lanes, memory)
+            gather(value, output, plan, pair, queries, memory, lanes, channels)
+
+
+def backward(
+    value: Floats, points: Points, grad_output: Floats, grad_value: Floats,
+    grad_locations: Floats, grad_weights: Floats, plan: Plan, task: Task, lanes: Count,
+    channels: Count,
+) -> None:  # fmt: skip
+    """Add a task's part to `grad_value`, laid out as `value`; write the other two gradients."""
+    memory = scratch(value, lanes)
+    products = np.empty_like(memory.shares)
+    for pair in range(task.pair, task.pair_end):
+        for query in range(task.query, task.query_end, BLOCK):
+            queries = (query, min(query + BLOCK, task.query_end))
+            place(points, plan, pair, queries, task.sample, lanes, memory)
+            scatter(
+                value, grad_output, grad_value, products, plan, pair, queries, memory, lanes,
+                channels,
+            )  # fmt: skip
+            conclude(
+                points, grad_locations, grad_weights, products, plan, pair, queries,
+                task.sample, lanes,
+            )  # fmt: skip

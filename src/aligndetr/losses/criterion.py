@@ -4,7 +4,9 @@ For each query group and layer: match -> IoU -> quality -> prime weight -> class
 All layers of a group are computed together: (layer, image) are the rows of one larger batch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -21,12 +23,21 @@ from aligndetr.types import Assignment, DetectorOutput, LayerOutput, QueryGroup,
 
 
 @dataclass(frozen=True)
-class Supervised:
-    """What is supervised together: the layers of a group, or the proposals.
+class Row:
+    """One layer's predictions of a group, or the proposals, which are one more of the main group.
 
-    `names` one a layer, in the keys of the losses; `group` says how often targets count and
-    how much the losses weigh.
+    `name` in the keys of the losses; `positives` queries that an object may have.
     """
+
+    name: str
+    predictions: LayerOutput
+    positives: int
+    group: QueryGroup
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Rows of one group and shape, which are supervised together; `names` one a layer."""
 
     names: tuple[str, ...]
     stack: Stack
@@ -101,19 +112,20 @@ class Criterion(Settings):
         return assignments
 
     def _supervised(self, output: DetectorOutput) -> list[Supervised]:
-        parts = [self._group(output.layers, group) for group in output.groups]
-        if output.proposals is not None:
-            group = QueryGroup("proposals", (0, output.proposals.logits.shape[1]))
-            stack = _stack([output.proposals], group, (self.proposal_k,))
-            parts.append(Supervised(("proposals",), stack, group))
-        return parts
+        rows = groupby(
+            self._rows(output), key=lambda row: (row.group.name, row.predictions.logits.shape)
+        )
+        return [_stacked(list(alike)) for _, alike in rows]
 
-    def _group(self, layers: tuple[LayerOutput, ...], group: QueryGroup) -> Supervised:
-        inner = self.k if group.name == "main" else 1
-        positives = (inner,) * (len(layers) - 1) + (1,)
-        names = tuple(f"{group.name}.{depth}" for depth in range(len(layers)))
-        stack = _stack([layer.span(*group.span) for layer in layers], group, positives)
-        return Supervised(names, stack, group)
+    def _rows(self, output: DetectorOutput) -> Iterator[Row]:
+        last = len(output.layers) - 1
+        for group in output.groups:
+            is_main = group.name == "main"
+            for depth, layer in enumerate(output.layers):
+                positives = self.k if is_main and depth < last else 1
+                yield Row(f"{group.name}.{depth}", layer.span(*group.span), positives, group)
+            if is_main and output.proposals is not None:
+                yield Row("proposals", output.proposals, self.proposal_k, group)
 
     def _match(self, supervised: list[Supervised], targets: Targets) -> list[Assignment]:
         """Return the pairs of each part, with layer * B + image as `image`."""
@@ -152,7 +164,7 @@ class Criterion(Settings):
         self, part: Supervised, pairs: Assignment, quality: Tensor, num_targets: int
     ) -> Tensor:
         """Return the weight (P,) of each pair among those of its object, layer and block."""
-        by_k = part.group.name in ("main", "proposals")
+        by_k = part.group.name == "main"
         ranked = part.group.known is None and (by_k or self.prime == "matched")
         if self.tau is None or not ranked:
             return torch.ones_like(quality)
@@ -167,14 +179,16 @@ class Criterion(Settings):
         return max(len(targets) if num_targets is None else num_targets, 1)
 
 
-def _stack(layers: list[LayerOutput], group: QueryGroup, positives: tuple[int, ...]) -> Stack:
-    return Stack(
-        at_least_float32(torch.stack([layer.logits for layer in layers])),
-        at_least_float32(torch.stack([layer.boxes for layer in layers])),
-        positives,
+def _stacked(rows: list[Row]) -> Supervised:
+    group = rows[0].group
+    stack = Stack(
+        at_least_float32(torch.stack([row.predictions.logits for row in rows])),
+        at_least_float32(torch.stack([row.predictions.boxes for row in rows])),
+        tuple(row.positives for row in rows),
         copies=max(1, group.copies // group.blocks),
         blocks=group.blocks,
     )
+    return Supervised(tuple(row.name for row in rows), stack, group)
 
 
 def _for_all_layers(pairs: Assignment, layers: int, images: int) -> Assignment:
