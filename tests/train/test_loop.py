@@ -1,6 +1,6 @@
 import json
 import math
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -130,7 +130,7 @@ def test_two_half_batches_step_like_a_whole_one(lab: Lab, monkeypatch: pytest.Mo
     lab.with_data(batch_size=4).with_training(accumulate=2).fit(
         Budget(steps=1), "halves", model=halves
     )
-    one, other = (cast(Any, model).seen for model in (whole, halves))
+    one, other = (model.seen for model in (whole, halves))
     assert [sum(one, ())] == [sum(other[:2], ())]
     gradients = [load_state(lab.folder / out).weights["optimizer"] for out in ("whole", "halves")]
     for name in gradients[0]["state"]:
@@ -160,7 +160,7 @@ def test_the_averaged_weights_are_what_is_evaluated_and_written(lab: Lab) -> Non
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_update(lab: Lab, value: float) -> None:
     model = lab.model()
-    head = cast(Any, model).head
+    head = model.head
 
     def spoil() -> None:
         if load_state_step(lab) == 2:
@@ -185,7 +185,7 @@ def load_state_step(lab: Lab) -> int:
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(lab: Lab) -> None:
     model = lab.model()
-    head = cast(Any, model).head
+    head = model.head
     head.weight.register_hook(lambda gradient: gradient * math.inf)
     before = head.weight.detach().clone()
     with pytest.raises(DivergenceError, match="training step 0: expected a finite gradient"):

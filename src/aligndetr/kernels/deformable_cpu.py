@@ -7,8 +7,9 @@ where numba finds a place for it (NUMBA_CACHE_DIR, beside this file, the user's 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,13 +46,14 @@ def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Te
         weights: (B, Q, H, L, P).
     """
     B, Q, H, L, P = weights.shape
+    if 0 in (value.numel(), weights.numel()):
+        return value.new_zeros(B, Q, H * value.shape[-1])
     dtype = _working_dtype(value, locations, weights)
-    output = torch.zeros((B, Q, H * value.shape[-1]), dtype=dtype)
-    if output.numel() and weights.numel():
-        rows, plan = _lay_out(value, Q, L * P, dtype)
-        points = _points(tuple(shapes), locations, weights, dtype)
-        kernel = _compiled("forward", dtype, L * P, value.shape[-1])
-        run(partial(kernel, _flat(rows), points, _flat(output), plan), _chunks(plan, B * H))
+    output = torch.empty(B, Q, H * value.shape[-1], dtype=dtype)
+    rows, plan = _lay_out(value, Q, L * P, dtype)
+    points = _points(tuple(shapes), locations, weights, dtype)
+    kernel = _compiled("forward", dtype, L * P, value.shape[-1])
+    run(partial(kernel, _flat(rows), points, _flat(output), plan), _chunks(plan, B * H))
     return output.to(value.dtype)
 
 
@@ -63,21 +65,23 @@ def backward(
     `grad_output` (B, Q, H * D); the rest as in `forward`.
     """
     B, Q, H, L, P = weights.shape
+    if 0 in (value.numel(), weights.numel()):
+        return torch.zeros_like(value), torch.zeros_like(locations), torch.zeros_like(weights)
     dtype = _working_dtype(value, locations, weights)
-    grads = torch.zeros(locations.shape, dtype=dtype), torch.zeros(weights.shape, dtype=dtype)
     rows, plan = _lay_out(value, Q, L * P, dtype)
     grad_rows = torch.zeros_like(rows)
-    if grad_output.numel() and weights.numel():
-        points = _points(tuple(shapes), locations, weights, dtype)
-        lanes, tasks = _levels(plan, B * H, L)
-        kernel = _compiled("backward", dtype, lanes, value.shape[-1])
-        arrays = [_flat(tensor) for tensor in (grad_output.to(dtype), grad_rows, *grads)]
-        run(partial(kernel, _flat(rows), points, *arrays, plan), tasks)
-    grad_value = grad_rows if plan.head_step == value.shape[-1] else grad_rows.transpose(1, 2)
+    grad_locations = torch.empty(locations.shape, dtype=dtype)
+    grad_weights = torch.empty(weights.shape, dtype=dtype)
+    grads = (grad_output.to(dtype), grad_rows, grad_locations, grad_weights)
+    points = _points(tuple(shapes), locations, weights, dtype)
+    lanes, tasks = _owned(plan, B * H, L)
+    kernel = _compiled("backward", dtype, lanes, value.shape[-1])
+    run(partial(kernel, _flat(rows), points, *map(_flat, grads), plan), tasks)
+    grad_value = grad_rows if plan.cell_step > plan.head_step else grad_rows.transpose(1, 2)
     return (
-        grad_value.reshape(value.shape).to(value.dtype).contiguous(),
-        grads[0].to(locations.dtype),
-        grads[1].to(weights.dtype),
+        grad_value.reshape(value.shape).to(value.dtype),
+        grad_locations.to(locations.dtype),
+        grad_weights.to(weights.dtype),
     )
 
 
@@ -90,9 +94,7 @@ def _flat(tensor: Tensor) -> Floats:
     return tensor.detach().reshape(-1).numpy()
 
 
-def _lay_out(
-    value: Tensor, queries: int, samples: int, dtype: torch.dtype
-) -> tuple[Tensor, Plan]:
+def _lay_out(value: Tensor, queries: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Plan]:
     """Return the value (B, S, H, D) as it is, or as (B, H, S, D) where that copy pays."""
     _, S, H, D = value.shape
     if 4 * queries * samples > READS_PER_CELL * S:
@@ -108,7 +110,7 @@ def _points(
     return Points(_flat(locations.to(dtype)), _flat(weights.to(dtype)), sizes, rows)
 
 
-@cache
+@lru_cache(256)
 def _tables(shapes: tuple[int, ...], points: int, dtype: np.dtype[Any]) -> tuple[Floats, Ints]:
     """Return `sizes` and `rows` of `Points` for levels of height, width, height, width, ..."""
     heights, widths = shapes[::2], shapes[1::2]
@@ -133,7 +135,7 @@ def _chunks(plan: Plan, pairs: int) -> list[Task]:
     ]
 
 
-def _levels(plan: Plan, pairs: int, levels: int) -> tuple[int, list[Task]]:
+def _owned(plan: Plan, pairs: int, levels: int) -> tuple[int, list[Task]]:
     """Return the samples that a task of a backward pass takes at once, and its tasks.
 
     A task owns the cells that it adds to: those of an image's head, where there are enough of
@@ -174,7 +176,13 @@ def _compile(name: str, arguments: tuple[types.Type, ...]) -> Kernel:
     kernel compiles without it. Two processes that write at once may swap two kernels of one
     function; hence the look at what came back.
     """
-    for on_disk in (True, False):
-        with suppress(Exception) if on_disk else nullcontext():
-            dispatcher = _dispatcher(name, on_disk)
-            dispatcher.compile(arguments)
+    with suppress(Exception):
+        cached = _dispatcher(name, on_disk=True)
+        cached.compile(arguments)
+        return cached.overloads[arguments].entry_point
+    return _dispatcher(name, on_disk=False).compile(arguments)
+
+
+@cache
+def _dispatcher(name: str, *, on_disk: bool) -> Dispatcher:
+    return njit(nogil=True, error_model="numpy", cache=on_disk)(getattr(kernels, name))

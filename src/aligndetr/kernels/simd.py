@@ -10,17 +10,16 @@ import operator
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core.base import BaseContext
 from numba.core.cgutils import get_or_insert_function
 from numba.core.datamodel.manager import DataModelManager
 from numba.core.typing.templates import Signature
 from numba.extending import (
     NativeValue,
-    intrinsic,
     models,
     overload,
     register_model,
@@ -45,12 +44,20 @@ Vector = Any
 Code = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[Emitted]], Emitted]
 """Writes the instructions of one call and returns its result."""
 
+Definition = Callable[..., tuple[Signature, Code]]
+
+intrinsic = cast(Callable[[Definition], Callable[..., Vector]], extending.intrinsic)
+"""Make a kernel function of its definition, whose first parameter numba fills in."""
+
 
 class Count:
     """A number that a kernel knows when it is compiled; `len` of it gives the number."""
 
     def __init__(self, value: int) -> None:
         self.value = value
+
+    def __len__(self) -> int:
+        return self.value
 
 
 class CountType(types.Type):
@@ -96,7 +103,11 @@ def _length(count: types.Type) -> Callable[..., int] | None:
     if not isinstance(count, CountType):
         return None
     value = count.value
-    return lambda count: value  # noqa: ARG005
+
+    def length(count: types.Type) -> int:  # noqa: ARG001
+        return value
+
+    return length
 
 
 @intrinsic
@@ -189,12 +200,10 @@ def interleave(_, even: VectorType, odd: VectorType) -> tuple[Signature, Code]:
     result = VectorType(even.dtype, 2 * even.count)
     order = [lane for pair in range(even.count) for lane in (pair, even.count + pair)]
 
-    def code(
-        _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
-    ) -> Emitted:
-        return _shuffle(builder, args[0], args[1], order)
+    def emit(builder: ir.IRBuilder, even: Emitted, odd: Emitted) -> Emitted:
+        return _shuffle(builder, even, odd, order)
 
-    return result(even, odd), code
+    return result(even, odd), _code(emit)
 
 
 @intrinsic
@@ -206,15 +215,14 @@ def dots(
     Together they take half the shuffles of four separate sums: the products lie side by side,
     and each step adds the upper half of every one to its lower half.
     """
-    width = 1 << (vector.count - 1).bit_length()
+    count = vector.count
+    width = 1 << (count - 1).bit_length()
     result = VectorType(vector.dtype, 4)
 
-    def code(
-        _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
-    ) -> Emitted:
-        products = [builder.fmul(args[0], other, flags=RELAXED) for other in args[1:]]
-        zero = ir.Constant(args[0].type, None)
-        padded = [min(lane, vector.count) for lane in range(width)]
+    def emit(builder: ir.IRBuilder, vector: Emitted, *others: Emitted) -> Emitted:
+        products = [_float(builder, "fmul", vector, other) for other in others]
+        zero = ir.Constant(vector.type, None)
+        padded = [min(lane, count) for lane in range(width)]
         rows = [_shuffle(builder, product, zero, padded) for product in products]
         left = _shuffle(builder, rows[0], rows[1], range(2 * width))
         right = _shuffle(builder, rows[2], rows[3], range(2 * width))
@@ -224,91 +232,99 @@ def dots(
             lower = [row * 2 * half + lane for row in range(4) for lane in range(half)]
             low = _shuffle(builder, sums, sums, lower)
             high = _shuffle(builder, sums, sums, [lane + half for lane in lower])
-            sums = builder.fadd(low, high, flags=RELAXED)
+            sums = _float(builder, "fadd", low, high)
             half //= 2
         return sums
 
-    return result(vector, a, b, c, d), code
+    return result(vector, a, b, c, d), _code(emit)
 
 
-def _lanewise(emit: Callable[..., Emitted]) -> Callable[..., Vector]:
-    """Return the intrinsic that applies `emit(builder, *vectors)` to vectors of one type."""
+@intrinsic
+def clamp(_, x: VectorType, low: VectorType, high: VectorType) -> tuple[Signature, Code]:
+    """Return x within low and high; NaN stays NaN."""
 
-    @intrinsic
-    def operation(_, *vectors: VectorType) -> tuple[Signature, Code]:
-        def code(
-            _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
-        ) -> Emitted:
-            return emit(builder, *args)
+    def emit(builder: ir.IRBuilder, x: Emitted, low: Emitted, high: Emitted) -> Emitted:
+        x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
+        return builder.select(builder.fcmp_ordered(">", x, high), high, x)
 
-        return vectors[0](*vectors), code
-
-    return operation
+    return x(x, low, high), _code(emit)
 
 
-def _clamp(builder: ir.IRBuilder, x: Emitted, low: Emitted, high: Emitted) -> Emitted:
-    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    return builder.select(builder.fcmp_ordered(">", x, high), high, x)
+@intrinsic
+def inside(_, x: VectorType, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
+    """Return x in the lanes where 0 <= cell <= last or cell is NaN, otherwise 0."""
+
+    def emit(builder: ir.IRBuilder, x: Emitted, cell: Emitted, last: Emitted) -> Emitted:
+        zero = ir.Constant(x.type, None)
+        below = builder.fcmp_ordered("<", cell, zero)
+        above = builder.fcmp_ordered(">", cell, last)
+        return builder.select(builder.or_(below, above), zero, x)
+
+    return x(x, cell, last), _code(emit)
 
 
-def _inside(builder: ir.IRBuilder, x: Emitted, cell: Emitted, last: Emitted) -> Emitted:
-    zero = ir.Constant(x.type, None)
-    below, above = builder.fcmp_ordered("<", cell, zero), builder.fcmp_ordered(">", cell, last)
-    return builder.select(builder.or_(below, above), zero, x)
+@intrinsic
+def floor(_, x: VectorType) -> tuple[Signature, Code]:
+    """Return the largest whole numbers that are not above x."""
 
+    def emit(builder: ir.IRBuilder, x: Emitted) -> Emitted:
+        name = f"llvm.floor.v{x.type.count}f{8 * _alignment(x.type)}"
+        kind = ir.FunctionType(x.type, [x.type])
+        return builder.call(get_or_insert_function(builder.module, kind, name), [x])
 
-def _floor(builder: ir.IRBuilder, x: Emitted) -> Emitted:
-    name = f"llvm.floor.v{x.type.count}f{8 * _alignment(x.type)}"
-    function = get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type]), name)
-    return builder.call(function, [x])
-
-
-clamp = _lanewise(_clamp)
-"""`clamp(x, low, high)`: x within low and high; NaN stays NaN."""
-
-inside = _lanewise(_inside)
-"""`inside(x, cell, last)`: x in the lanes where 0 <= cell <= last or cell is NaN, otherwise 0."""
-
-floor = _lanewise(_floor)
-"""The largest whole number that is not above x."""
+    return x(x), _code(emit)
 
 
 @intrinsic
 def to_index(_, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
     """Return whole numbers `cell` as int32 lanes within 0 and `last`; NaN becomes 0."""
-    result = VectorType(types.int32, cell.count)
 
-    def code(
-        context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
-    ) -> Emitted:
-        zero = ir.Constant(args[0].type, None)
-        x = builder.select(builder.fcmp_ordered(">", args[0], zero), args[0], zero)
-        x = builder.select(builder.fcmp_ordered("<", x, args[1]), x, args[1])
-        return builder.fptosi(x, context.get_value_type(result))
+    def emit(builder: ir.IRBuilder, x: Emitted, last: Emitted) -> Emitted:
+        zero = ir.Constant(x.type, None)
+        x = builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
+        x = builder.select(builder.fcmp_ordered("<", x, last), x, last)
+        return builder.fptosi(x, ir.VectorType(INDEX, cell.count))
 
-    return result(cell, last), code
+    return VectorType(types.int32, cell.count)(cell, last), _code(emit)
 
 
 def _overload_arithmetic(symbol: Callable[..., object], name: str) -> None:
     """Give vectors an operator: LLVM calls it `name` for ints and f`name` for floats."""
 
-    def emit(builder: ir.IRBuilder, a: Emitted, b: Emitted) -> Emitted:
-        if isinstance(a.type.element, ir.IntType):
-            return getattr(builder, name)(a, b)
-        return getattr(builder, f"f{name}")(a, b, flags=RELAXED)
+    @intrinsic
+    def operation(_, a: VectorType, b: VectorType) -> tuple[Signature, Code]:
+        def emit(builder: ir.IRBuilder, a: Emitted, b: Emitted) -> Emitted:
+            if isinstance(a.type.element, ir.IntType):
+                return getattr(builder, name)(a, b)
+            return _float(builder, f"f{name}", a, b)
 
-    operation = _lanewise(emit)
+        return a(a, b), _code(emit)
 
     @overload(symbol)
-    def _operator(a: types.Type, b: types.Type) -> Callable[..., object] | None:
-        if isinstance(a, VectorType) and isinstance(b, VectorType):
-            return lambda a, b: operation(a, b)  # pyright: ignore[reportCallIssue]
-        return None
+    def _operator(a: types.Type, b: types.Type) -> Callable[..., Vector] | None:
+        if not (isinstance(a, VectorType) and isinstance(b, VectorType)):
+            return None
+
+        def apply(a: types.Type, b: types.Type) -> Vector:
+            return operation(a, b)
+
+        return apply
 
 
 _overload_arithmetic(operator.add, "add")
 _overload_arithmetic(operator.sub, "sub")
 _overload_arithmetic(operator.mul, "mul")
+
+
+def _code(emit: Callable[..., Emitted]) -> Code:
+    """Return the code of a function that needs to know nothing but its arguments."""
+
+    def code(
+        _context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        return emit(builder, *args)
+
+    return code
 
 
 def _pointer(
@@ -322,6 +338,10 @@ def _pointer(
     array = context.make_array(signature.args[0])(context, builder, args[0])
     start = context.cast(builder, args[1], signature.args[1], types.intp)
     return builder.bitcast(builder.gep(array.data, [start]), vector.as_pointer())
+
+
+def _float(builder: ir.IRBuilder, name: str, a: Emitted, b: Emitted) -> Emitted:
+    return getattr(builder, name)(a, b, flags=RELAXED)
 
 
 def _alignment(vector: ir.VectorType) -> int:

@@ -35,6 +35,8 @@ from aligndetr.types import Batch, Detect
 
 CHORE_SHARE = 0.05
 """Share of its time that a budget in minutes leaves to evaluations on the way, and to saving."""
+LAST_CHORE = 0.9
+"""Share of the training from which on they are left to its end."""
 CLOSING_MARGIN = 1.3
 """The last evaluation and saving may take this much longer than estimated, ..."""
 CLOSING_SLACK_SECONDS = 1.0
@@ -172,12 +174,12 @@ class Trainer:
         )
 
     def _is_affordable(self, spent_seconds: float, seconds: float) -> bool:
-        """Whether minutes are no matter, or all such work takes its small share and still fits."""
+        """Whether all such work stays in its small share, far from the end; minutes only."""
         if self.budget.minutes is None:
             return True
         end = self.position.elapsed_seconds + seconds
-        fits = self.budget.progress(self.position.step, self.position.epoch, end) < 1
-        return fits and spent_seconds + seconds <= CHORE_SHARE * end
+        share = self.budget.progress(self.position.step, self.position.epoch, end)
+        return share < LAST_CHORE and spent_seconds + seconds <= CHORE_SHARE * end
 
     def _evaluate(self) -> None:
         """Measure the weights on the validation images; keep them if they are the best so far."""
