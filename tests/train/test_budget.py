@@ -1,7 +1,7 @@
 import pytest
 
 from aligndetr.errors import ConfigError
-from aligndetr.train.budget import Budget
+from aligndetr.train.budget import PACE_STEPS, Budget, Pace
 
 
 def test_progress_counts_epochs_with_their_fraction() -> None:
@@ -54,3 +54,29 @@ def test_a_budget_that_leaves_no_time_is_refused_with_one_that_would() -> None:
 def test_only_minutes_have_seconds() -> None:
     with pytest.raises(ValueError, match="only a budget in minutes"):
         _ = Budget(epochs=1).training_seconds
+
+
+def test_the_pace_is_unchanged_until_the_first_steps_are_known() -> None:
+    pace = Pace()
+    assert pace.slowdown == 1
+    for seconds in range(PACE_STEPS - 1):
+        pace.add(float(seconds))
+    assert pace.slowdown == 1
+
+
+@pytest.mark.parametrize(
+    ("later", "slowdown"),
+    [
+        ([9.0], 1),  # a single slow step
+        ([9.0, 2.0, 4.0], 1),
+        (3 * [3.0] + 4 * [4.0], 2),
+        (PACE_STEPS * [1.0], 1),  # faster is no gain
+    ],
+)
+def test_steps_that_become_slower_are_noticed(later: list[float], slowdown: float) -> None:
+    pace = Pace()
+    for seconds in [50.0, *(PACE_STEPS - 1) * [2.0], *later]:  # the first one compiles
+        pace.add(seconds)
+    assert pace.slowdown == slowdown
+    pace.restart()
+    assert pace.slowdown == 1

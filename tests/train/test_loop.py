@@ -124,7 +124,7 @@ def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_another(lab:
 def test_two_half_batches_step_like_a_whole_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     # Only equal where the losses of the halves weigh the same: count targets of the whole batch.
     monkeypatch.setattr(nn.Dropout, "forward", lambda _, tokens: tokens)
-    monkeypatch.setattr(loop.Trainer, "_tick", lambda self, _=0.0: 7.0)
+    monkeypatch.setattr(loop.Trainer, "_tick", lambda *_, **__: 7.0)
     whole, halves = lab.model(), lab.model()
     lab.with_data(batch_size=8).fit(Budget(steps=1), "whole", model=whole)
     lab.with_data(batch_size=4).with_training(accumulate=2).fit(
@@ -231,6 +231,12 @@ def test_a_step_that_would_end_too_late_is_not_begun(lab: Lab, clock: Clock) -> 
     lab.on_forward.append(lambda: clock.advance(7.0))
     lab.fit(Budget(minutes=2, reserve_seconds=5.0))
     assert clock.now <= 115
+
+
+def test_a_machine_that_becomes_slow_still_ends_in_time(lab: Lab, clock: Clock) -> None:
+    lab.on_forward.append(lambda: clock.advance(1.0 if clock.now < 60 else 6.0))
+    lab.fit(Budget(minutes=2))
+    assert 90 <= clock.now <= 120
 
 
 def test_minutes_that_the_last_evaluation_needs_are_refused(lab: Lab, clock: Clock) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,11 @@ def backward(
     """
     B, Q, H, L, P = weights.shape
     if 0 in (value.numel(), weights.numel()):
-        return torch.zeros_like(value), torch.zeros_like(locations), torch.zeros_like(weights)
+        return (
+            value.new_zeros(value.shape),
+            locations.new_zeros(locations.shape),
+            weights.new_zeros(weights.shape),
+        )
     dtype = _working_dtype(value, locations, weights)
     rows, plan = _lay_out(value, Q, L * P, dtype)
     grad_rows = torch.zeros_like(rows)
@@ -79,7 +83,7 @@ def backward(
     run(partial(kernel, _flat(rows), points, *map(_flat, grads), plan), tasks)
     grad_value = grad_rows if plan.cell_step > plan.head_step else grad_rows.transpose(1, 2)
     return (
-        grad_value.reshape(value.shape).to(value.dtype),
+        grad_value.reshape(value.shape).contiguous().to(value.dtype),
         grad_locations.to(locations.dtype),
         grad_weights.to(weights.dtype),
     )
@@ -155,7 +159,9 @@ Kernel = Callable[..., None]
 
 
 @cache
-def _compiled(name: str, dtype: torch.dtype, lanes: int, channels: int) -> Kernel:
+def _compiled(
+    name: Literal["forward", "backward"], dtype: torch.dtype, lanes: int, channels: int
+) -> Kernel:
     """Return the kernel for these numbers; its last two arguments are theirs already."""
     floats = types.Array(from_dtype(NUMPY_DTYPES[dtype]), 1, "C")
     ints = types.Array(types.int32, 1, "C")
@@ -164,25 +170,26 @@ def _compiled(name: str, dtype: torch.dtype, lanes: int, channels: int) -> Kerne
     plan = types.NamedUniTuple(types.int64, len(Plan._fields), Plan)
     task = types.NamedUniTuple(types.int64, len(Task._fields), Task)
     counts = CountType(lanes), CountType(channels)
-    kernel = _compile(name, (floats, points, *arrays, plan, task, *counts))
+    kernel = _compile(getattr(kernels, name), (floats, points, *arrays, plan, task, *counts))
     given = Count(lanes), Count(channels)
     return lambda *arguments: kernel(*arguments, *given)
 
 
-def _compile(name: str, arguments: tuple[types.Type, ...]) -> Kernel:
+def _compile(kernel: Dispatcher, arguments: tuple[types.Type, ...]) -> Kernel:
     """Return the machine code of a kernel, from disk or to disk if that works.
 
-    No place to write, a full disk, a damaged file: whatever goes wrong with numba's cache, the
-    kernel compiles without it. Two processes that write at once may swap two kernels of one
-    function; hence the look at what came back.
+    No place to write, a full disk, a damaged file: whatever goes wrong there, the kernel compiles
+    without it. Two processes that write at once may swap two kernels; hence the look-up of what
+    came back by its arguments.
     """
     with suppress(Exception):
-        cached = _dispatcher(name, on_disk=True)
-        cached.compile(arguments)
-        return cached.overloads[arguments].entry_point
-    return _dispatcher(name, on_disk=False).compile(arguments)
+        stored = _stored(kernel)
+        stored.compile(arguments)
+        return stored.overloads[arguments].entry_point
+    return kernel.compile(arguments)
 
 
 @cache
-def _dispatcher(name: str, *, on_disk: bool) -> Dispatcher:
-    return njit(nogil=True, error_model="numpy", cache=on_disk)(getattr(kernels, name))
+def _stored(kernel: Dispatcher) -> Dispatcher:
+    """Return the kernel with numba's cache on disk; raises where there is no place for it."""
+    return njit(nogil=True, error_model="numpy", cache=True)(kernel.py_func)

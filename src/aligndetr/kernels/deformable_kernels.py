@@ -235,6 +235,7 @@ def conclude(
         store(grad_locations, 2 * first, moved)
 
 
+@njit(nogil=True, error_model="numpy")
 def forward(
     value: Floats, points: Points, output: Floats, plan: Plan, task: Task, lanes: Count,
     channels: Count,
@@ -248,6 +249,7 @@ def forward(
             gather(value, output, plan, pair, queries, memory, lanes, channels)
 
 
+@njit(nogil=True, error_model="numpy")
 def backward(
     value: Floats, points: Points, grad_output: Floats, grad_value: Floats,
     grad_locations: Floats, grad_weights: Floats, plan: Plan, task: Task, lanes: Count,

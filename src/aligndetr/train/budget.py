@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
+from statistics import median
 
 from aligndetr.errors import ConfigError
+
+PACE_STEPS = 7
+"""Steps that are compared with as many others to see whether the machine has become slower."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,32 @@ class Budget:
                 f"evaluation; give at least {2 * unused / 60:.1f} minutes"
             )
         return replace(self, begun_seconds=elapsed_seconds, closing_seconds=closing_seconds)
+
+
+class Pace:
+    """How much slower steps have become: others may have come to use the machine.
+
+    What was measured at the start, like the time of an evaluation, takes longer by the same
+    factor. Medians, so that a single slow step counts for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+        self._recent: deque[float] = deque(maxlen=PACE_STEPS)
+
+    def add(self, step_seconds: float) -> None:
+        """Count a step."""
+        self._recent.append(step_seconds)
+        if len(self._first) < PACE_STEPS:
+            self._first.append(step_seconds)
+
+    def restart(self) -> None:
+        """Compare with the last steps from now on, instead of the first ones."""
+        self._first = list(self._recent)
+
+    @property
+    def slowdown(self) -> float:
+        """The time of a step now, relative to that of the first ones; at least 1."""
+        if len(self._first) < PACE_STEPS:
+            return 1.0
+        return max(1.0, median(self._recent) / max(median(self._first), 1e-9))

@@ -24,7 +24,7 @@ from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import set_epoch
 from aligndetr.evaluate.evaluator import collect, merge, score
 from aligndetr.model.detector import DetectorModel
-from aligndetr.train.budget import Budget
+from aligndetr.train.budget import Budget, Pace
 from aligndetr.train.evaluation import detect_with, trial_seconds
 from aligndetr.train.finite import check_gradient, check_terms
 from aligndetr.train.log import RunLog
@@ -76,7 +76,7 @@ class Trainer:
         self._config, self._loaders, self._out = config, loaders, out
         self._accelerator, self._log = accelerator, log
         self._started = time.monotonic()
-        self._lap_seconds = 0.0
+        self._lap_seconds, self._pace = 0.0, Pace()
 
     def begin(self, budget: Budget, started: float) -> None:
         """Prepare the first step; minutes count from `started`.
@@ -98,12 +98,12 @@ class Trainer:
         self._started = started - saved.position.elapsed_seconds
         self._log.continue_from(self.position)
         self._tick()
-        if self._is_over:
+        if self.position.is_finished:
             self._log.say(f"{self._out}: this training is finished; nothing is left to resume")
 
     def train(self) -> dict[str, object]:
         """Train until the budget is used up; return the metrics of the best weights."""
-        while not self._is_over:
+        while not self.position.is_finished:
             self._train_epoch()
             self._end_epoch()
         return dict(self.position.best or {})
@@ -114,11 +114,10 @@ class Trainer:
         self._model.train()
         set_epoch(loader, self.position.epoch)
         for index, batch in enumerate(loader):
-            before = self.position.elapsed_seconds
-            num_targets = self._tick(len(batch.targets))
-            self._lap_seconds = self.position.elapsed_seconds - before
+            num_targets = self._tick(len(batch.targets), ends_step=index > 0)
             share = self._share(index / len(loader))
             if share >= 1:
+                self.position = replace(self.position, is_finished=True)
                 return
             rate = factor(training.schedule, share)
             set_learning_rate(self.trained.optimizer, rate)
@@ -130,7 +129,10 @@ class Trainer:
                 learning_rate=rate * training.learning_rate,
                 share=share,
             )
-        self.position = replace(self.position, epoch=self.position.epoch + 1)
+        self._tick(ends_step=True)
+        is_finished = self._share(1.0) >= 1
+        epoch = self.position.epoch + 1
+        self.position = replace(self.position, epoch=epoch, is_finished=is_finished)
 
     def _step(self, batch: Batch, num_targets: float) -> dict[str, Tensor]:
         """Add up the gradients of a batch; update the weights when enough batches have been."""
@@ -156,18 +158,19 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Evaluate and save, where that is due."""
-        self._tick()
         self._log.flush(self.position)
         if self._evaluation_is_due:
             self._evaluate()
-        if self._is_over or self._is_affordable(self.position.saving_seconds, self._saving_seconds):
+        if self.position.is_finished or self._is_affordable(
+            self.position.saving_seconds, self._saving_seconds
+        ):
             self._save()
         self._tick()
 
     @property
     def _evaluation_is_due(self) -> bool:
         """At the end; before, after every so many epochs, where a budget in minutes can bear it."""
-        if self._is_over:
+        if self.position.is_finished:
             return self.position.evaluated_step != self.position.step
         return self.position.epoch % self._config.training.evaluate_every == 0 and (
             self._is_affordable(self.position.evaluation_seconds, self.budget.closing_seconds)
@@ -203,6 +206,7 @@ class Trainer:
         if self.budget.minutes is not None:
             closing_seconds = self._closing_seconds(seconds)
             self.budget = replace(self.budget, closing_seconds=closing_seconds)
+            self._pace.restart()
         self._log.evaluation(self.position, metrics, is_best=is_best)
         if is_best:
             self._save_weights(BEST_WEIGHTS)
@@ -246,20 +250,27 @@ class Trainer:
         weights = self.trained.network.state_dict().values()
         return 5 * sum(weight.numel() * weight.element_size() for weight in weights) / SAVING_SPEED
 
-    @property
-    def _is_over(self) -> bool:
-        return self._share(0.0) >= 1
-
     def _share(self, epoch_fraction: float) -> float:
-        """Return the share of the training that is done, were one more step as long as the last."""
-        position = self.position
-        elapsed_seconds = position.elapsed_seconds + self._lap_seconds
-        return self.budget.progress(position.step, position.epoch + epoch_fraction, elapsed_seconds)
+        """Return the share of the training that is done, were one more step as long as the last.
 
-    def _tick(self, num_targets: float = 0.0) -> float:
-        """Note the time; return the mean number of targets over the processes."""
+        Where steps have become slower, the last evaluation will be, too, and must begin earlier.
+        """
+        position = self.position
+        delay_seconds = (self._pace.slowdown - 1) * self.budget.closing_seconds
+        return self.budget.progress(
+            position.step,
+            position.epoch + epoch_fraction,
+            position.elapsed_seconds + self._lap_seconds + delay_seconds,
+        )
+
+    def _tick(self, num_targets: float = 0.0, *, ends_step: bool = False) -> float:
+        """Note the time, also as that of a step; return the mean of targets over the processes."""
+        before = self.position.elapsed_seconds
         elapsed_seconds, mean = self._agree(time.monotonic() - self._started, num_targets)
         self.position = replace(self.position, elapsed_seconds=elapsed_seconds)
+        if ends_step:
+            self._lap_seconds = elapsed_seconds - before
+            self._pace.add(self._lap_seconds)
         return mean
 
     def _agree(self, *values: float) -> list[float]:

@@ -32,7 +32,8 @@ class Position:
     """How far a training has come: finished epochs, optimizer steps and seconds of its command.
 
     `evaluation_seconds` and `saving_seconds` of these went there; `evaluated_step` is the step
-    of the last evaluation, -1 before the first; `best` the metrics of the best one.
+    of the last evaluation, -1 before the first; `best` the metrics of the best one;
+    `is_finished` says that no step is to follow.
     """
 
     epoch: int = 0
@@ -42,6 +43,7 @@ class Position:
     saving_seconds: float = 0.0
     evaluated_step: int = -1
     best: Mapping[str, object] | None = None
+    is_finished: bool = False
 
 
 @dataclass(frozen=True)
