@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
@@ -56,10 +57,19 @@ def view(height: int, width: int, *, image_id: int = 0, objects: int = 1) -> Cac
     return CachedView(levels, (height, width), boxes, labels, image_id, size)
 
 
-def cached(lab: Lab, dataset: Any, *, seed: int = 0) -> DataLoader[Any]:
-    data = lab.config.data
+def cached(
+    lab: Lab, dataset: Any, *, seed: int = 0, deadline: float | None = None
+) -> DataLoader[Any]:
     loader = training_loader(dataset, batch_size=4, workers=0, seed=seed)
-    return cache_training(pooled, loader, data, strides=(4, 8), device=CPU, report=len_only)
+    return cache_training(
+        pooled,
+        loader,
+        lab.config.data,
+        strides=(4, 8),
+        device=CPU,
+        deadline=deadline,
+        report=len_only,
+    )
 
 
 def len_only(images: int) -> None:
@@ -114,6 +124,15 @@ def test_the_views_are_those_of_the_first_epochs(lab: Lab, workers: int) -> None
             assert torch.equal(kept.boxes, sample.boxes)
             expected = pooled(cast(ImageBatch, collate([sample]).images)).levels
             assert all(torch.equal(a, b[0]) for a, b in zip(kept.levels, expected, strict=True))
+
+
+def test_after_the_deadline_one_view_of_each_image_does(lab: Lab) -> None:
+    dataset = lab.dataset(lab.train, is_training=True)
+    late = cached(lab, dataset, deadline=0.0).dataset
+    for index in range(len(dataset)):
+        assert late[Draw(index, 0)] is late[Draw(index, 1)]
+    early = cached(lab, dataset, deadline=math.inf).dataset
+    assert early[Draw(0, 0)] is not early[Draw(0, 1)]
 
 
 def test_epochs_come_in_the_order_of_the_images(lab: Lab) -> None:
@@ -233,6 +252,9 @@ def test_a_run_on_a_cache_resumes_exactly(lab: Lab) -> None:
     with pytest.raises(KeyboardInterrupt):
         lab.fit(Budget(epochs=2), "stopped")
     lab.on_forward.clear()
+    with torch.no_grad():  # all weights come from the state, those of the backbone in time
+        for parameter in resumed.parameters():
+            parameter.zero_()
     lab.fit(None, "stopped", model=resumed)
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])

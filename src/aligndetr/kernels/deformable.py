@@ -13,6 +13,10 @@ from torch import Tensor
 
 from aligndetr.kernels import deformable_torch
 
+FORWARD = "aligndetr::deformable_attention"
+BACKWARD = "aligndetr::deformable_attention_backward"
+# `define` and `impl`, not `custom_op`: its first call imports the compiler, for over a second.
+
 _is_portable = False
 
 
@@ -41,7 +45,7 @@ def deformable_attention(
         levels = [(height, width) for height, width in shapes]
         return deformable_torch.forward(value, levels, locations, weights)
     sizes = [size for shape in shapes for size in shape]
-    return _forward(value, sizes, locations, weights)
+    return torch.ops.aligndetr.deformable_attention.default(value, sizes, locations, weights)
 
 
 @contextmanager
@@ -83,16 +87,27 @@ def _check(
         )
 
 
-@torch.library.custom_op("aligndetr::deformable_attention", mutates_args=(), device_types="cpu")
+torch.library.define(
+    FORWARD,
+    "(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    BACKWARD,
+    "(Tensor grad_output, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(FORWARD, "cpu")
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-    from aligndetr.kernels import deformable_cpu  # numba: half a second, not at every import
+    from aligndetr.kernels import deformable_cpu  # numba: a moment that not every import needs
 
     return deformable_cpu.forward(value, shapes, locations, weights)
 
 
-@torch.library.custom_op(
-    "aligndetr::deformable_attention_backward", mutates_args=(), device_types="cpu"
-)
+@torch.library.impl(BACKWARD, "cpu")
 def _backward(
     grad_output: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,12 +116,12 @@ def _backward(
     return deformable_cpu.backward(grad_output, value, shapes, locations, weights)
 
 
-@_forward.register_fake
+@torch.library.register_fake(FORWARD)
 def _(value: Tensor, _shapes: list[int], locations: Tensor, _weights: Tensor) -> Tensor:
     return value.new_empty((value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]))
 
 
-@_backward.register_fake
+@torch.library.register_fake(BACKWARD)
 def _(
     _grad: Tensor, value: Tensor, _shapes: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,8 +142,10 @@ def _remember(ctx: Any, inputs: Inputs, output: Tensor) -> None:  # noqa: ARG001
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
     value, locations, weights = ctx.saved_tensors
-    grads = _backward(grad_output, value, ctx.shapes, locations, weights)
+    grads = torch.ops.aligndetr.deformable_attention_backward.default(
+        grad_output, value, ctx.shapes, locations, weights
+    )
     return grads[0], None, grads[1], grads[2]
 
 
-_forward.register_autograd(_differentiate, setup_context=_remember)
+torch.library.register_autograd(FORWARD, _differentiate, setup_context=_remember)

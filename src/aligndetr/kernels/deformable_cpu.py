@@ -95,7 +95,8 @@ def _working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _flat(tensor: Tensor) -> Floats:
-    return tensor.detach().reshape(-1).numpy()
+    """Return a tensor's numbers in a row; a reshape alone may leave a step between them."""
+    return tensor.detach().contiguous().view(-1).numpy()
 
 
 def _lay_out(value: Tensor, queries: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Plan]:

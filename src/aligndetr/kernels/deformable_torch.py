@@ -22,7 +22,6 @@ def forward(
         weights: (B, Q, H, L, P).
     """
     B, _, H, D = value.shape
-    Q = locations.shape[1]
     dtype = torch.promote_types(torch.promote_types(value.dtype, locations.dtype), torch.float32)
     rows = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)  # (B, S, H, D) -> (B * H, D, S)
     grid = 2 * locations.to(dtype).transpose(1, 2).flatten(0, 1) - 1  # (B * H, Q, L, P, 2)
@@ -31,6 +30,6 @@ def forward(
         F.grid_sample(level.unflatten(-1, shape), grid[:, :, index], align_corners=False)
         for index, (level, shape) in enumerate(zip(levels, shapes, strict=True))
     ]  # L x (B * H, D, Q, P)
-    shares = weights.to(dtype).transpose(1, 2).reshape(B * H, 1, Q, -1)
-    output = (torch.cat(sampled, dim=-1) * shares).sum(dim=-1)  # (B * H, D, Q)
-    return output.view(B, H * D, Q).transpose(1, 2).to(value.dtype)
+    shares = weights.to(dtype).transpose(1, 2).flatten(0, 1).flatten(2)  # (B * H, Q, L * P)
+    output = (torch.cat(sampled, dim=-1) * shares.unsqueeze(1)).sum(dim=-1)  # (B * H, D, Q)
+    return output.view(B, H * D, locations.shape[1]).transpose(1, 2).to(value.dtype)

@@ -22,17 +22,13 @@ def run(work: Callable[[Task], object], tasks: Sequence[Task]) -> None:
     Uses at most `torch.get_num_threads()` threads, this one included. Each takes the next
     task when it is done with one; a helper that another caller keeps busy is not waited for.
     """
-    waiting = deque(tasks)
+    count = max(min(torch.get_num_threads(), len(tasks)) - 1, 0)
+    waiting = deque([*tasks, *[None] * (count + 1)])  # its popleft is atomic; None ends a thread
 
     def take() -> None:
-        while waiting:
-            try:
-                task = waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
+        while (task := waiting.popleft()) is not None:
             work(task)
 
-    count = min(torch.get_num_threads(), len(tasks)) - 1
     helpers = [_pool(os.getpid(), count).submit(take) for _ in range(count)]
     take()
     for helper in helpers:

@@ -1,12 +1,13 @@
 """Backbone: a timm model, its norm layers and leading stages frozen as asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from aligndetr.model.folding import folded
 from aligndetr.types import Features, ImageBatch
 
 Norm = Literal["frozen", "trained"]
@@ -15,7 +16,8 @@ Norm = Literal["frozen", "trained"]
 class Backbone(nn.Module):
     """Feature maps of a timm `features_only` model, finest first.
 
-    A backbone that is frozen as a whole runs without a graph and stays in evaluation mode.
+    A backbone that is frozen as a whole runs without a graph, in evaluation mode, and with its
+    norms folded into its convolutions.
     """
 
     def __init__(self, network: nn.Module, *, freeze: int | Literal["all"], norm: Norm) -> None:
@@ -29,6 +31,8 @@ class Backbone(nn.Module):
         self.is_frozen = freeze == "all"
         for parameter in frozen_parameters(network, freeze):
             parameter.requires_grad_(False)
+        self._folded: nn.Module | None = None
+        self.register_load_state_dict_post_hook(_forget_folded)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the training mode, which a wholly frozen backbone does not follow."""
@@ -38,21 +42,45 @@ class Backbone(nn.Module):
     def forward(self, images: ImageBatch, *, precision: torch.dtype = torch.float32) -> Features:
         """Return the maps of normalised images."""
         pixels = images.pixels.contiguous(memory_format=torch.channels_last)
-        is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
-        with (
-            torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low),
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen),
-        ):
-            levels: Sequence[Tensor] = self.network(pixels)
+        if self.is_frozen:
+            levels = self._run_folded(pixels, precision)
+        else:
+            is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
+            with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
+                levels: Sequence[Tensor] = self.network(pixels)
         return Features(tuple(levels), images.padding, images.sizes)
+
+    @torch.no_grad()
+    def _run_folded(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
+        """Return the maps in `precision` from the folded copy, made when first needed."""
+        if self._folded is None or next(self._folded.parameters()).dtype != precision:
+            self._folded = folded(self.network).to(precision)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self._folded(pixels.to(precision))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Keep the folded copy out of the registered modules, so out of the state dict."""
+        if name == "_folded":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
+        self._folded = None  # it would stay behind on the old device
+        return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:
         """Whether bf16 pays: on a CPU not for the backward of depthwise convolutions."""
-        if device.type != "cpu" or not torch.is_grad_enabled() or self.is_frozen:
+        if device.type != "cpu" or not torch.is_grad_enabled():
             return True
         return not any(
             isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.network.modules()
         )
+
+
+def _forget_folded(module: nn.Module, _: object) -> None:
+    assert isinstance(module, Backbone)
+    module._folded = None  # pyright: ignore[reportPrivateUsage]
 
 
 def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ precision in which the backbone runs, so that they are what it would have given.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -83,11 +84,13 @@ def cache_training(
     *,
     strides: Sequence[int],
     device: torch.device,
+    deadline: float | None,
     report: Report,
 ) -> DataLoader[Any]:
     """Return a training loader of cached features for one of images.
 
-    The views are what the images would be in the first `data.cached_views` epochs.
+    The views are what the images would be in the first `data.cached_views` epochs, or, after
+    the deadline, in as many of them as were done, but at least one.
 
     Args:
         compute: The backbone, in evaluation mode.
@@ -95,6 +98,7 @@ def cache_training(
         data: How to load, and how much to keep.
         strides: Of the levels.
         device: Where the backbone is; the cache is on the CPU.
+        deadline: The `time.monotonic()` after which one view of each image must do.
         report: Told of the views done.
 
     Raises:
@@ -118,6 +122,8 @@ def cache_training(
         for view in views:
             next(owners).append(view)
         report(len(views))
+        if deadline is not None and time.monotonic() > deadline and all(images.values()):
+            break
     return DataLoader(
         FeatureCache(images),
         batch_size=loader.batch_size,
@@ -181,13 +187,13 @@ def collate_views(views: Sequence[CachedView]) -> Batch:
 
 def _draws(sampler: EpochSampler, annotations: Annotations, epochs: int) -> list[Draw]:
     """Return the draws of some epochs, images of one shape together, so that little is padded."""
+    heights, widths = annotations.images.sizes.T
+    ratios = (heights / widths).tolist()
     draws: list[Draw] = []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        draws += sampler
-    heights, widths = annotations.images.sizes.T
-    ratios = (heights / widths).tolist()
-    return sorted(draws, key=lambda draw: ratios[draw.index])
+        draws += sorted(sampler, key=lambda draw: ratios[draw.index])
+    return draws
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ from aligndetr.train.memory import keep_heap
 from aligndetr.train.state import load_state
 from aligndetr.types import Batch
 
+CACHE_SHARE = 0.25
+"""Share of a budget in minutes after which no more views are cached than must be."""
+
 
 def fit(
     model: DetectorModel,
@@ -69,7 +72,12 @@ def fit(
     if saved is not None:  # before any feature is cached
         model.load_state_dict(saved.weights["network"])
     with RunLog(out, is_main=accelerator.is_main_process) as log:
-        loaders = open_loaders(model, config, train_data, val_data, accelerator, log)
+        limit = budget if saved is None else saved.budget
+        minutes = None if limit is None else limit.minutes
+        deadline = None if minutes is None else started + CACHE_SHARE * 60 * minutes
+        loaders = open_loaders(
+            model, config, train_data, val_data, accelerator=accelerator, log=log, deadline=deadline
+        )
         run = Trainer(model, config, loaders, out, accelerator=accelerator, log=log)
         if saved is None:
             assert budget is not None
@@ -84,10 +92,12 @@ def open_loaders(
     config: Config,
     train_data: DetectionDataset,
     val_data: DetectionDataset,
+    *,
     accelerator: Accelerator,
     log: RunLog,
+    deadline: float | None,
 ) -> Loaders:
-    """Return the loaders, of images or of cached features.
+    """Return the loaders, of images or of features, whose cache is short of views at `deadline`.
 
     Raises:
         DatasetError: There is no image to train on.
@@ -104,7 +114,10 @@ def open_loaders(
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
     if data.cache_features:
-        train, val = cached_loaders(model, config, train, val, device=accelerator.device, log=log)
+        device = accelerator.device
+        train, val = cached_loaders(
+            model, config, train, val, device=device, log=log, deadline=deadline
+        )
     return Loaders(accelerator.prepare_data_loader(train), val, val_data.annotations)
 
 
@@ -116,6 +129,7 @@ def cached_loaders(
     *,
     device: torch.device,
     log: RunLog,
+    deadline: float | None,
 ) -> tuple[DataLoader[Any], list[Batch]]:
     """Return what `open_loaders` has with features in place of images.
 
@@ -132,7 +146,13 @@ def cached_loaders(
     log.say(f"caching the features of {views} views to train and {images} images to evaluate on")
     with log.chore("caching to train on", views) as report:
         train = cache_training(
-            model.features, train, data, strides=strides, device=device, report=report
+            model.features,
+            train,
+            data,
+            strides=strides,
+            device=device,
+            deadline=deadline,
+            report=report,
         )
     with log.chore("caching to evaluate on", images) as report:
         return train, cache_evaluation(model.features, val, device=device, report=report)
