@@ -126,7 +126,7 @@ def align_dino_lite() -> Config:
                 batch_size=8,
                 eval_batch_size=8,
                 cache_features=True,
-                cached_views=4,
+                cached_views=16,
             ),
             "training": Training(
                 epochs=40,
@@ -150,6 +150,7 @@ def align_dino_tiny() -> Config:
                     "augmentation": LightAugmentation(short_side=128, max_side=128),
                     "batch_size": 16,
                     "eval_batch_size": 16,
+                    "cached_views": 2,
                 }
             ),
             "training": parent.training.model_copy(update={"learning_rate": 1.2e-3}),

@@ -18,7 +18,14 @@ from numba.core.dispatcher import Dispatcher
 from torch import Tensor
 
 from aligndetr.kernels import deformable_kernels as kernels
-from aligndetr.kernels.deformable_kernels import Floats, Ints, Plan, Points, Task
+from aligndetr.kernels.deformable_kernels import (
+    Floats,
+    Gradients,
+    Ints,
+    Plan,
+    Points,
+    Task,
+)
 from aligndetr.kernels.simd import Count, CountType
 from aligndetr.kernels.threads import run
 
@@ -77,10 +84,11 @@ def backward(
     grad_locations = torch.empty(locations.shape, dtype=dtype)
     grad_weights = torch.empty(weights.shape, dtype=dtype)
     grads = (grad_output.to(dtype), grad_rows, grad_locations, grad_weights)
+    gradients = Gradients(*map(_flat, grads))
     points = _points(tuple(shapes), locations, weights, dtype)
     lanes, tasks = _owned(plan, B * H, L)
     kernel = _compiled("backward", dtype, lanes, value.shape[-1])
-    run(partial(kernel, _flat(rows), points, *map(_flat, grads), plan), tasks)
+    run(partial(kernel, _flat(rows), points, gradients, plan), tasks)
     grad_value = grad_rows if plan.cell_step > plan.head_step else grad_rows.transpose(1, 2)
     return (
         grad_value.reshape(value.shape).contiguous().to(value.dtype),
@@ -167,11 +175,11 @@ def _compiled(
     floats = types.Array(from_dtype(NUMPY_DTYPES[dtype]), 1, "C")
     ints = types.Array(types.int32, 1, "C")
     points = types.NamedTuple((floats, floats, floats, ints), Points)
-    arrays = [floats] * {"forward": 1, "backward": 4}[name]
+    changed = floats if name == "forward" else types.NamedUniTuple(floats, 4, Gradients)
     plan = types.NamedUniTuple(types.int64, len(Plan._fields), Plan)
     task = types.NamedUniTuple(types.int64, len(Task._fields), Task)
     counts = CountType(lanes), CountType(channels)
-    kernel = _compile(getattr(kernels, name), (floats, points, *arrays, plan, task, *counts))
+    kernel = _compile(getattr(kernels, name), (floats, points, changed, plan, task, *counts))
     given = Count(lanes), Count(channels)
     return lambda *arguments: kernel(*arguments, *given)
 

@@ -70,34 +70,56 @@ class Task(NamedTuple):
     sample: int
 
 
-class Scratch(NamedTuple):
-    """What a block of queries is about to read, [query, corner, sample].
+class Gradients(NamedTuple):
+    """Of the output (B, Q, H, D), the value (laid out as it is), `locations` and `weights`."""
 
-    Corners: top left, top right, bottom left, bottom right. `shares` include the weight.
+    output: Floats
+    value: Floats
+    locations: Floats
+    weights: Floats
+
+
+class Block(NamedTuple):
+    """A few queries of a task: those of a pair from..end - 1, and the first sample."""
+
+    pair: int
+    query: int
+    query_end: int
+    sample: int
+
+
+class Scratch(NamedTuple):
+    """What a block of queries reads, [query, corner, sample], and found, [query, sample, corner].
+
+    Corners: top left, top right, bottom left, bottom right. `shares` include the weight;
+    `products` are gradient . value.
     """
 
     cells: Ints
     shares: Floats
+    products: Floats
 
 
 @njit(forceinline=True, error_model="numpy")
 def scratch(value: Floats, lanes: Count) -> Scratch:
     """Return memory for a block of queries."""
     size = BLOCK * 4 * len(lanes)
-    return Scratch(np.empty(size, np.int32), np.empty(size, value.dtype))
+    shares, products = np.empty(size, value.dtype), np.empty(size, value.dtype)
+    return Scratch(np.empty(size, np.int32), shares, products)
 
 
 @njit(forceinline=True, error_model="numpy")
-def row_of(plan: Plan, pair: int, query: int) -> int:
-    """Return the row of an image's query and head in arrays (B, Q, H, ...)."""
-    image, head = pair // plan.heads, pair % plan.heads
+def row_of(plan: Plan, block: Block, query: int) -> int:
+    """Return the row of a block's query in arrays (B, Q, H, ...)."""
+    image, head = block.pair // plan.heads, block.pair % plan.heads
     return (image * plan.queries + query) * plan.heads + head
 
 
 @njit(forceinline=True, error_model="numpy")
-def start_of(plan: Plan, pair: int) -> int:
-    """Return the element of the value at which an image's head begins."""
-    return pair // plan.heads * plan.image_step + pair % plan.heads * plan.head_step
+def start_of(plan: Plan, block: Block) -> int:
+    """Return the element of the value at which the image's head of a block begins."""
+    image, head = block.pair // plan.heads, block.pair % plan.heads
+    return image * plan.image_step + head * plan.head_step
 
 
 @njit(forceinline=True, error_model="numpy")
@@ -123,17 +145,14 @@ def axis(position: Vector, size: Vector) -> tuple[Vector, Vector, Vector, Vector
 
 
 @njit
-def place(
-    points: Points, plan: Plan, pair: int, queries: tuple[int, int], sample: int, lanes: Count,
-    memory: Scratch,
-) -> None:  # fmt: skip
+def place(points: Points, plan: Plan, block: Block, memory: Scratch, lanes: Count) -> None:
     """Write the cells and shares of a block of queries."""
     count = len(lanes)
-    cells, shares = memory
-    width, height = load_both(points.sizes, plan, sample, lanes)
-    step, begin = load_both(points.rows, plan, sample, lanes)
-    for query in range(queries[0], queries[1]):
-        first = row_of(plan, pair, query) * plan.samples + sample
+    cells, shares = memory.cells, memory.shares
+    width, height = load_both(points.sizes, plan, block.sample, lanes)
+    step, begin = load_both(points.rows, plan, block.sample, lanes)
+    for query in range(block.query, block.query_end):
+        first = row_of(plan, block, query) * plan.samples + block.sample
         x, y = load_pairs(points.locations, 2 * first, lanes)
         weight = load(points.weights, first, lanes)
         low_x, high_x, left_share, right_share, last_x = axis(x, width)
@@ -142,7 +161,7 @@ def place(
         top, bottom = to_index(low_y, last_y) * step, to_index(high_y, last_y) * step
         top, bottom = top + begin, bottom + begin
         top_share, bottom_share = top_share * weight, bottom_share * weight
-        slot = 4 * count * (query - queries[0])
+        slot = 4 * count * (query - block.query)
         store(cells, slot, top + left)
         store(cells, slot + count, top + right)
         store(cells, slot + 2 * count, bottom + left)
@@ -155,38 +174,37 @@ def place(
 
 @njit
 def gather(
-    value: Floats, output: Floats, plan: Plan, pair: int, queries: tuple[int, int],
-    memory: Scratch, lanes: Count, channels: Count,
+    value: Floats, output: Floats, plan: Plan, block: Block, memory: Scratch, lanes: Count,
+    channels: Count,
 ) -> None:  # fmt: skip
     """Write the output of a block: the sum of share * value over the cells of each query."""
     count = 4 * len(lanes)
-    cells, shares = memory
-    start = start_of(plan, pair)
-    for query in range(queries[0], queries[1]):
-        slot = count * (query - queries[0])
+    cells, shares = memory.cells, memory.shares
+    start = start_of(plan, block)
+    for query in range(block.query, block.query_end):
+        slot = count * (query - block.query)
         total = zeros(value, channels)
         for index in range(slot, slot + count):
             cell = load(value, start + plan.cell_step * np.int64(cells[index]), channels)
             total = total + fill(total, shares[index]) * cell
-        store(output, row_of(plan, pair, query) * len(channels), total)
+        store(output, row_of(plan, block, query) * len(channels), total)
 
 
 @njit
 def scatter(
-    value: Floats, grad_output: Floats, grad_value: Floats, products: Floats, plan: Plan,
-    pair: int, queries: tuple[int, int], memory: Scratch, lanes: Count, channels: Count,
+    value: Floats, gradients: Gradients, plan: Plan, block: Block, memory: Scratch, lanes: Count,
+    channels: Count,
 ) -> None:  # fmt: skip
-    """Add share * gradient to the cells of a block and write their gradient . value.
+    """Add share * gradient to the cells of a block and keep their gradient . value.
 
-    `products` [query, sample, corner]. Cells are added to one after the other, for at a border two
-    corners are the same cell.
+    One cell after the other, for at a border two corners are the same cell.
     """
     count = len(lanes)
-    cells, shares = memory
-    start, step = start_of(plan, pair), plan.cell_step
-    for query in range(queries[0], queries[1]):
-        gradient = load(grad_output, row_of(plan, pair, query) * len(channels), channels)
-        slot = 4 * count * (query - queries[0])
+    cells, shares = memory.cells, memory.shares
+    start, step = start_of(plan, block), plan.cell_step
+    for query in range(block.query, block.query_end):
+        gradient = load(gradients.output, row_of(plan, block, query) * len(channels), channels)
+        slot = 4 * count * (query - block.query)
         for sample in range(count):
             corner = slot + sample
             a = start + step * np.int64(cells[corner])
@@ -200,39 +218,38 @@ def scatter(
                 load(value, c, channels),
                 load(value, d, channels),
             )
-            store(products, slot + 4 * sample, product)
+            store(memory.products, slot + 4 * sample, product)
             for at in (a, b, c, d):
                 added = fill(gradient, shares[corner]) * gradient
-                store(grad_value, at, load(grad_value, at, channels) + added)
+                store(gradients.value, at, load(gradients.value, at, channels) + added)
                 corner += count
 
 
 @njit
 def conclude(
-    points: Points, grad_locations: Floats, grad_weights: Floats, products: Floats, plan: Plan,
-    pair: int, queries: tuple[int, int], sample: int, lanes: Count,
-) -> None:  # fmt: skip
+    points: Points, gradients: Gradients, plan: Plan, block: Block, memory: Scratch, lanes: Count
+) -> None:
     """Write the gradients of the locations and weights of a block from its products.
 
     With corners a b / c d:  d/dx = width * weight * sum over lines of share * (right - left), where
     a cell outside counts 0; a location moves by one cell per 1 / width.
     """
     count = len(lanes)
-    width, height = load_both(points.sizes, plan, sample, lanes)
-    for query in range(queries[0], queries[1]):
-        first = row_of(plan, pair, query) * plan.samples + sample
+    width, height = load_both(points.sizes, plan, block.sample, lanes)
+    for query in range(block.query, block.query_end):
+        first = row_of(plan, block, query) * plan.samples + block.sample
         x, y = load_pairs(points.locations, 2 * first, lanes)
         weight = load(points.weights, first, lanes)
         low_x, high_x, left_share, right_share, last_x = axis(x, width)
         low_y, high_y, top_share, bottom_share, last_y = axis(y, height)
-        a, b, c, d = load_fours(products, 4 * count * (query - queries[0]), lanes)
+        a, b, c, d = load_fours(memory.products, 4 * count * (query - block.query), lanes)
         top, bottom = left_share * a + right_share * b, left_share * c + right_share * d
         left, right = top_share * a + bottom_share * c, top_share * b + bottom_share * d
         across = inside(right, high_x, last_x) - inside(left, low_x, last_x)
         down = inside(bottom, high_y, last_y) - inside(top, low_y, last_y)
-        store(grad_weights, first, top_share * top + bottom_share * bottom)
+        store(gradients.weights, first, top_share * top + bottom_share * bottom)
         moved = interleave(weight * width * across, weight * height * down)
-        store(grad_locations, 2 * first, moved)
+        store(gradients.locations, 2 * first, moved)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -244,29 +261,21 @@ def forward(
     memory = scratch(value, lanes)
     for pair in range(task.pair, task.pair_end):
         for query in range(task.query, task.query_end, BLOCK):
-            queries = (query, min(query + BLOCK, task.query_end))
-            place(points, plan, pair, queries, task.sample, lanes, memory)
-            gather(value, output, plan, pair, queries, memory, lanes, channels)
+            block = Block(pair, query, min(query + BLOCK, task.query_end), task.sample)
+            place(points, plan, block, memory, lanes)
+            gather(value, output, plan, block, memory, lanes, channels)
 
 
 @njit(nogil=True, error_model="numpy")
 def backward(
-    value: Floats, points: Points, grad_output: Floats, grad_value: Floats,
-    grad_locations: Floats, grad_weights: Floats, plan: Plan, task: Task, lanes: Count,
+    value: Floats, points: Points, gradients: Gradients, plan: Plan, task: Task, lanes: Count,
     channels: Count,
 ) -> None:  # fmt: skip
-    """Add a task's part to `grad_value`, laid out as `value`; write the other two gradients."""
+    """Add a task's part to the gradient of the value; write those of its locations and weights."""
     memory = scratch(value, lanes)
-    products = np.empty_like(memory.shares)
     for pair in range(task.pair, task.pair_end):
         for query in range(task.query, task.query_end, BLOCK):
-            queries = (query, min(query + BLOCK, task.query_end))
-            place(points, plan, pair, queries, task.sample, lanes, memory)
-            scatter(
-                value, grad_output, grad_value, products, plan, pair, queries, memory, lanes,
-                channels,
-            )  # fmt: skip
-            conclude(
-                points, grad_locations, grad_weights, products, plan, pair, queries,
-                task.sample, lanes,
-            )  # fmt: skip
+            block = Block(pair, query, min(query + BLOCK, task.query_end), task.sample)
+            place(points, plan, block, memory, lanes)
+            scatter(value, gradients, plan, block, memory, lanes, channels)
+            conclude(points, gradients, plan, block, memory, lanes)

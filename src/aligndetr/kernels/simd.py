@@ -111,7 +111,7 @@ def _length(count: types.Type) -> Callable[..., int] | None:
 
 
 @intrinsic
-def zeros(_, array: types.Array, count: CountType) -> tuple[Signature, Code]:
+def zeros(_: object, array: types.Array, count: CountType) -> tuple[Signature, Code]:
     """Return `count` zeros of the array's type."""
     vector = VectorType(array.dtype, count.value)
 
@@ -122,7 +122,7 @@ def zeros(_, array: types.Array, count: CountType) -> tuple[Signature, Code]:
 
 
 @intrinsic
-def fill(_, like: VectorType, number: types.Number) -> tuple[Signature, Code]:
+def fill(_: object, like: VectorType, number: types.Number) -> tuple[Signature, Code]:
     """Return a vector like `like` with `number` in all lanes."""
 
     def code(
@@ -139,7 +139,7 @@ def _loader(parts: int) -> Callable[..., Vector]:
 
     @intrinsic
     def load(
-        _, array: types.Array, start: types.Integer, count: CountType
+        _: object, array: types.Array, start: types.Integer, count: CountType
     ) -> tuple[Signature, Code]:
         vector = VectorType(array.dtype, count.value)
         result = vector if parts == 1 else types.UniTuple(vector, parts)
@@ -179,7 +179,7 @@ load_fours = _loader(4)
 
 @intrinsic
 def store(
-    _, array: types.Array, start: types.Integer, vector: VectorType
+    _: object, array: types.Array, start: types.Integer, vector: VectorType
 ) -> tuple[Signature, Code]:
     """Write a vector to array[start:]."""
 
@@ -195,7 +195,7 @@ def store(
 
 
 @intrinsic
-def interleave(_, even: VectorType, odd: VectorType) -> tuple[Signature, Code]:
+def interleave(_: object, even: VectorType, odd: VectorType) -> tuple[Signature, Code]:
     """Return even[0], odd[0], even[1], odd[1], ..."""
     result = VectorType(even.dtype, 2 * even.count)
     order = [lane for pair in range(even.count) for lane in (pair, even.count + pair)]
@@ -208,7 +208,7 @@ def interleave(_, even: VectorType, odd: VectorType) -> tuple[Signature, Code]:
 
 @intrinsic
 def dots(
-    _, vector: VectorType, a: VectorType, b: VectorType, c: VectorType, d: VectorType
+    _: object, vector: VectorType, a: VectorType, b: VectorType, c: VectorType, d: VectorType
 ) -> tuple[Signature, Code]:
     """Return the vector of the four inner products of `vector` with a, b, c and d.
 
@@ -240,7 +240,7 @@ def dots(
 
 
 @intrinsic
-def clamp(_, x: VectorType, low: VectorType, high: VectorType) -> tuple[Signature, Code]:
+def clamp(_: object, x: VectorType, low: VectorType, high: VectorType) -> tuple[Signature, Code]:
     """Return x within low and high; NaN stays NaN."""
 
     def emit(builder: ir.IRBuilder, x: Emitted, low: Emitted, high: Emitted) -> Emitted:
@@ -251,7 +251,7 @@ def clamp(_, x: VectorType, low: VectorType, high: VectorType) -> tuple[Signatur
 
 
 @intrinsic
-def inside(_, x: VectorType, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
+def inside(_: object, x: VectorType, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
     """Return x in the lanes where 0 <= cell <= last or cell is NaN, otherwise 0."""
 
     def emit(builder: ir.IRBuilder, x: Emitted, cell: Emitted, last: Emitted) -> Emitted:
@@ -264,7 +264,7 @@ def inside(_, x: VectorType, cell: VectorType, last: VectorType) -> tuple[Signat
 
 
 @intrinsic
-def floor(_, x: VectorType) -> tuple[Signature, Code]:
+def floor(_: object, x: VectorType) -> tuple[Signature, Code]:
     """Return the largest whole numbers that are not above x."""
 
     def emit(builder: ir.IRBuilder, x: Emitted) -> Emitted:
@@ -276,7 +276,7 @@ def floor(_, x: VectorType) -> tuple[Signature, Code]:
 
 
 @intrinsic
-def to_index(_, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
+def to_index(_: object, cell: VectorType, last: VectorType) -> tuple[Signature, Code]:
     """Return whole numbers `cell` as int32 lanes within 0 and `last`; NaN becomes 0."""
 
     def emit(builder: ir.IRBuilder, x: Emitted, last: Emitted) -> Emitted:
@@ -292,7 +292,7 @@ def _overload_arithmetic(symbol: Callable[..., object], name: str) -> None:
     """Give vectors an operator: LLVM calls it `name` for ints and f`name` for floats."""
 
     @intrinsic
-    def operation(_, a: VectorType, b: VectorType) -> tuple[Signature, Code]:
+    def operation(_: object, a: VectorType, b: VectorType) -> tuple[Signature, Code]:
         def emit(builder: ir.IRBuilder, a: Emitted, b: Emitted) -> Emitted:
             if isinstance(a.type.element, ir.IntType):
                 return getattr(builder, name)(a, b)
