@@ -57,7 +57,8 @@ def test_an_interrupted_run_continues_to_the_same_weights(shapes: Path, tmp_path
     train(model="align-dino-tiny", data=shapes, out=halved, epochs=1, overrides=changes)
     state = halved / "state" / "training.pt"
     saved = torch.load(state, weights_only=True)
-    saved["budget"]["epochs"] = 2  # as if the run of two epochs had been stopped after the first
+    # As if the run of two epochs had been stopped after the first.
+    saved["budget"]["epochs"], saved["position"]["is_finished"] = 2, False
     torch.save(saved, state)
     resume(halved)
     one, other = load_weights(whole / "last.safetensors"), load_weights(halved / "last.safetensors")
