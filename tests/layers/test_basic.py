@@ -6,15 +6,16 @@ from aligndetr.layers.basic import MLP, FeedForward
 def test_mlp_of_two_widths_is_one_linear_layer():
     mlp = MLP(3, 2)
     x = torch.randn(4, 3)
-    torch.testing.assert_close(mlp(x), x @ mlp.layers[0].weight.T + mlp.layers[0].bias)
+    layer = mlp.layers[0]
+    assert isinstance(layer, torch.nn.Linear)
+    torch.testing.assert_close(mlp(x), x @ layer.weight.T + layer.bias)
 
 
 def test_mlp_has_relu_between_layers_and_none_at_the_end():
     mlp = MLP(1, 1, 1)
     with torch.no_grad():
-        for layer in mlp.layers:
-            layer.weight.fill_(-1.0)
-            layer.bias.fill_(0.0)
+        for name, parameter in mlp.named_parameters():
+            parameter.fill_(-1.0 if name.endswith("weight") else 0.0)
     torch.testing.assert_close(mlp(torch.tensor([[2.0], [-2.0]])), torch.tensor([[0.0], [-2.0]]))
 
 

@@ -5,14 +5,14 @@ from aligndetr.boxes import inverse_sigmoid
 from aligndetr.layers.attention import SelfAttention
 from aligndetr.layers.basic import FeedForward
 from aligndetr.layers.deformable import DeformableAttention
-from aligndetr.model.decoder import Decoder, DecoderLayer
+from aligndetr.model.decoder import Decoder, DecoderLayer, Refinement
 from aligndetr.model.heads import Head
 from aligndetr.types import Memory, Queries, QueryGroup
 
 WIDTH = 16
 
 
-def decoder(refinement="look_forward_twice", layers: int = 3) -> Decoder:
+def decoder(refinement: Refinement = "look_forward_twice", layers: int = 3) -> Decoder:
     torch.manual_seed(0)
     part = Decoder(
         [

@@ -31,7 +31,7 @@ class Backbone(nn.Module):
         self.is_frozen = freeze == "all"
         for parameter in frozen_parameters(network, freeze):
             parameter.requires_grad_(False)
-        self._folded: nn.Module | None = None
+        self._folded: dict[torch.dtype, nn.Module] = {}  # a dict keeps them out of the state dict
         self.register_load_state_dict_post_hook(_forget_folded)
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -52,21 +52,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _run_folded(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
-        """Return the maps in `precision` from the folded copy, made when first needed."""
-        if self._folded is None or next(self._folded.parameters()).dtype != precision:
-            self._folded = folded(self.network).to(precision)
+        """Return the maps in `precision` from a folded copy, made when first needed."""
+        if precision not in self._folded:
+            self._folded[precision] = folded(self.network).to(precision)
         with torch.autocast(pixels.device.type, enabled=False):
-            return self._folded(pixels.to(precision))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Keep the folded copy out of the registered modules, so out of the state dict."""
-        if name == "_folded":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+            return self._folded[precision](pixels.to(precision))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
-        self._folded = None  # it would stay behind on the old device
+        self._folded.clear()  # they would stay behind on the old device
         return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:
@@ -80,7 +73,7 @@ class Backbone(nn.Module):
 
 def _forget_folded(module: nn.Module, _: object) -> None:
     assert isinstance(module, Backbone)
-    module._folded = None  # pyright: ignore[reportPrivateUsage]
+    module._folded.clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[nn.Parameter]:
