@@ -41,6 +41,9 @@ from aligndetr.model.build import build_model
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
 
+COMMAND_SECONDS = 3.0
+"""What a command takes besides: its interpreter's start before, and its end after the training."""
+
 ORIGIN_FILE = "origin.json"
 """Below the state folder: where the data of a run are."""
 
@@ -175,7 +178,7 @@ def _budget(
 ) -> Budget:
     if steps is None and minutes is None:
         epochs = config.training.epochs
-    return Budget(epochs=epochs, steps=steps, minutes=minutes)
+    return Budget(epochs=epochs, steps=steps, minutes=minutes, reserve_seconds=COMMAND_SECONDS)
 
 
 def _open_splits(data: Path) -> tuple[Annotations, Annotations]:
