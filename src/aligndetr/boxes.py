@@ -23,12 +23,6 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat(((top_left + bottom_right) / 2, bottom_right - top_left), dim=-1)
 
 
-def area(boxes_xyxy: Tensor) -> Tensor:
-    """Return the area (...) of (..., 4) xyxy boxes."""
-    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-    return size[..., 0] * size[..., 1]
-
-
 def iou(boxes_xyxy: Tensor, others_xyxy: Tensor, *, eps: float = 0.0) -> Tensor:
     """Return the intersection over union of broadcast xyxy boxes, in [0, 1].
 
