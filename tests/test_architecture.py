@@ -23,7 +23,7 @@ FLOORS = (
     {"predict", "pictures", "checkpoint", "evaluate"},
     {"train", "convert", "export", "integrations"},
     {"runs", "analyze"},
-    {"api"},
+    {"api", "tables"},
     {"cli", "demo"},
     {"__init__", "__main__"},
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aligndetr.cli import COCO_METRICS, expand_sets, main
+from aligndetr.cli import expand_sets, main
 from aligndetr.errors import ConfigError, DatasetError
+from aligndetr.tables import COCO_METRICS
 
 TRAIN = ["train", "--model", "align-dino-tiny", "--data", "cells", "--out", "runs/a"]
 EVAL = ["eval", "--model", "runs/a", "--data", "cells"]
@@ -118,7 +119,7 @@ def test_the_version_is_printed(capsys):
         ),
         ("eval", "--model --data --split --json"),
         ("predict", "--model --source --out --threshold --json"),
-        ("models", "--json"),
+        ("models", "--model --cost --size --json"),
     ],
 )
 def test_the_help_of_a_verb_shows_its_options_and_no_others(verb: str, options: str):
@@ -362,12 +363,53 @@ def test_prediction_prints_json_and_nothing_else_on_stdout(api: FakeApi, capsys)
 
 
 def test_models_are_listed(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "80")  # a narrow terminal cuts no name short
+    monkeypatch.setenv("COLUMNS", "80")  # a narrow terminal cuts no name or number short
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    assert "align-dino-r50-4scale-released " in shown
-    assert re.search(r"align-dino-r50-4scale +50\.2 +12 ", shown)
-    assert re.search(r"align-dino-tiny +- +40 ", shown)
+    assert "align-deformable-detr-two-stage-r50 " in shown
+    assert re.search(r"align-dino-r50-4scale +50\.2 +12 +47 +279 +2304\.07527 *\n", shown)
+    assert re.search(r"align-dino-tiny +- +40 +- +- +2304\.07527 *\n", shown)
+
+
+def test_a_wide_terminal_also_shows_what_models_are_for(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["models"]) == 0
+    assert "2203.03605  the baseline of Align-DETR; GPUs and COCO" in capsys.readouterr().out
+
+
+def test_a_pipe_gets_every_model_on_one_line(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["models", "--model", "align-dino-lite"]) == 0
+    (line,) = re.findall(r"align-dino-lite .*", capsys.readouterr().out)
+    assert line.rstrip().endswith("your own data, minutes on a laptop's CPU")
+
+
+def test_what_a_model_costs_is_beside_what_its_paper_says(capsys):
+    assert main(["models", "--cost", "--model", "dino-r50-4scale"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"dino-r50-4scale +47\.7 +47 +286\.6 +279 +800x1296 *\n", shown)
+    assert "multiply-adds at 800x1333" in shown
+
+
+def test_what_a_model_costs_can_be_asked_for_a_size_and_as_json(capsys):
+    arguments = ["models", "--cost", "--model", "align-dino-tiny", "--size", "128x96", "--json"]
+    assert main(arguments) == 0
+    (model,) = json.loads(capsys.readouterr().out)
+    assert model["name"] == "align-dino-tiny"
+    assert model["cost"]["size_hw"] == [128, 96]
+    assert model["cost"]["params_m"] == pytest.approx(4.0, abs=0.1)
+    assert model["cost"]["equal_size_hw"] is None
+
+
+@pytest.mark.parametrize("size", ["800", "800x", "x800", "800x-3", "8x8", "800x1333x3"])
+def test_a_size_that_is_none_is_refused(capsys, size: str):
+    assert main(["models", "--cost", f"--size={size}"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        "error: aligndetr models: expected --size HxW, each at least 64 pixels, "
+        f"found '{size}'; write it like 800x1333\n"
+    )
 
 
 def test_models_are_listed_as_json(capsys):
@@ -375,7 +417,10 @@ def test_models_are_listed_as_json(capsys):
     models = json.loads(capsys.readouterr().out)
     by_name = {model["name"]: model for model in models}
     assert by_name["align-dino-r50-4scale"]["ap"] == 50.2
-    assert set(models[0]) == {"name", "title", "paper", "ap", "epochs", "command", "purpose"}
+    assert by_name["dino-r50-4scale"]["gflops"] == 279
+    assert set(models[0]) == {
+        *("name", "title", "paper", "ap", "epochs", "params_m", "gflops", "command", "purpose"),
+    }
 
 
 # What goes wrong

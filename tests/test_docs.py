@@ -30,3 +30,20 @@ def test_every_loss_and_cost_has_its_row() -> None:
     text = (DOCS / "method.md").read_text()
     for kind in (*kinds_in(ClassificationLoss), *kinds_in(AnyScoreCost)):
         assert f"| `{tag(kind)}` |" in text
+
+
+def test_every_preset_is_on_its_page() -> None:
+    from aligndetr.config.presets import PRESETS
+
+    text = (DOCS / "presets.md").read_text()
+    for name in PRESETS:
+        plain = (
+            name if name.endswith(("-released", "-lite", "-tiny")) else name.removeprefix("align-")
+        )
+        assert f"`{plain}`" in text
+
+
+def test_any_configuration_can_be_aligned() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_of("presets.md"), "docs/presets.md", "exec"), names)
+    assert getattr(names["config"], "name", None) == "align-dn-detr-r50"

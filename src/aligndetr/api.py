@@ -12,7 +12,7 @@ from typing import overload
 
 from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.presets import get_preset
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import evaluation_loader
 from aligndetr.data.dataset import DetectionDataset
@@ -81,7 +81,7 @@ class Detector:
             self._build(checkpoint.config, precision, pretrained=False)
             load_weights_into(self.model, checkpoint.state_dict, str(checkpoint.path))
 
-    def _build(self, config: Config, precision: Precision, *, pretrained: bool) -> None:
+    def _build(self, config: AnyConfig, precision: Precision, *, pretrained: bool) -> None:
         if precision != "auto":
             config = config.model_copy(update={"precision": precision})
         self.config = config

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aligndetr.config.codec import dump_config, parse_config
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig
 from aligndetr.errors import CheckpointError, ConfigError
 from aligndetr.settings import Settings
 from aligndetr.types import Classes
@@ -41,7 +41,7 @@ NAMES_SHOWN = 3
 class Checkpoint:
     """Weights and all that is needed to build and use their model; `path` is the file."""
 
-    config: Config
+    config: AnyConfig
     classes: Classes
     state_dict: dict[str, Tensor]
     path: Path
@@ -70,7 +70,7 @@ class _Header(Settings):
 
 
 def save_weights(
-    path: Path, state_dict: Mapping[str, Tensor], config: Config, classes: Classes
+    path: Path, state_dict: Mapping[str, Tensor], config: AnyConfig, classes: Classes
 ) -> None:
     """Write a checkpoint file; tensors that several names share are stored once.
 

@@ -5,44 +5,39 @@ Results go to stdout, all else to stderr. Exit codes: 0 success, 2 a mistake tha
 mend (one line says how), 1 a mistake of ours (a traceback), 130 interrupted.
 """
 
-import json
 import os
-import shlex
+import re
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from aligndetr.errors import ConfigError, UserError
+from aligndetr.tables import (
+    print_converted,
+    print_costs,
+    print_found,
+    print_json,
+    print_metrics,
+    print_models,
+    print_run,
+)
+
+if TYPE_CHECKING:
+    from aligndetr.config.presets import PresetInfo
+    from aligndetr.model.cost import Cost, Size
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+SMALLEST_SIDE = 64
+"""Pixels of an image whose cost can be asked for."""
 # Newer typers carry their own click, older ones import it; ClickException in both.
 CLICK_ERROR = cast(type[Exception], typer.BadParameter.__mro__[2])
-
-COCO_METRICS = {
-    "AP": "precision, IoU 0.50:0.95",
-    "AP50": "precision, IoU 0.50",
-    "AP75": "precision, IoU 0.75",
-    "APs": "precision, small objects",
-    "APm": "precision, medium objects",
-    "APl": "precision, large objects",
-    "AR1": "recall, 1 detection an image",
-    "AR10": "recall, 10 detections an image",
-    "AR100": "recall, 100 detections an image",
-    "ARs": "recall, small objects",
-    "ARm": "recall, medium objects",
-    "ARl": "recall, large objects",
-}
-"""The twelve COCO numbers in their usual order, and what each is the average of."""
-CLASS_METRICS = ("AP", "AP50", "AR100")
-LONGEST_LIST = 20
-"""Images that `predict` lists one by one; the others are counted."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -196,7 +191,7 @@ def train(
                 device=device.value if device else "auto",
                 started=started,
             )
-    _print_run(run.folder, run.metrics, data)
+    print_run(run.folder, run.metrics, data)
 
 
 @app.command("eval")
@@ -214,9 +209,9 @@ def evaluate(
         with _counting("images evaluated") as progress:
             metrics = detector.evaluate(data, split=split, progress=progress)
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
-        _print_metrics(metrics)
+        print_metrics(metrics)
 
 
 @app.command()
@@ -241,28 +236,93 @@ def predict(
         with _counting("images searched") as progress:
             found = detector.predict_folder(source, out, threshold=threshold, progress=progress)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _print_found(found, out)
+        print_found(found, out)
 
 
 @app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the presets that `train --model` knows."""
+def convert(
+    checkpoint: Annotated[
+        Path,
+        typer.Option("--from", metavar="CHECKPOINT", help="A file, or a save_pretrained folder."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C ...", help="Say what the weights cannot tell."),
+    ] = None,
+) -> None:
+    """Make a run of published weights: DINO, DAB-DETR, Deformable DETR, Align-DETR, transformers'.
+
+    The system and its sizes are recognised; docs/convert.md says what has to be told.
+    """
+    from aligndetr.convert.convert import convert as convert_weights
+
+    with redirect_stdout(sys.stderr):
+        converted = convert_weights(checkpoint, out, overrides=tuple(assignments or ()))
+    print_converted(converted, out)
+
+
+@app.command()
+def models(
+    model: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="Show this one alone.")
+    ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost", help="Count parameters and multiply-adds; a minute for all."),
+    ] = False,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Size of the image whose multiply-adds are counted.")
+    ] = "800x1333",
+    as_json: AsJson = False,
+) -> None:
+    """List the presets that `train --model` knows, and what they cost."""
     from dataclasses import asdict
 
-    from aligndetr.config.presets import list_presets
+    from aligndetr.config.presets import describe, list_presets
 
-    presets = list_presets()
+    presets = list_presets() if model is None else [describe(model)]
+    if cost:
+        _print_costs(presets, _size(size), as_json=as_json)
+    elif as_json:
+        print_json([asdict(preset) for preset in presets])
+    else:
+        print_models(presets)
+
+
+def _print_costs(presets: "list[PresetInfo]", size_hw: "Size", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from aligndetr.config.presets import get_preset
+    from aligndetr.model.cost import costs
+
+    counted: list[Cost] = []
+    with _counting("networks counted") as progress:
+        wanted = ((get_preset(preset.name), preset.gflops) for preset in presets)
+        for cost in costs(wanted, size_hw):
+            counted.append(cost)
+            progress(1)
     if as_json:
-        _print_json([asdict(preset) for preset in presets])
-        return
-    rows = [
-        (preset.name, _percent(preset.ap), str(preset.epochs or "-"), preset.purpose)
-        for preset in presets
-    ]
-    _print_table(("model", "COCO AP", "epochs", "for"), rows)
-    typer.echo("Train one: aligndetr train --model MODEL --data DIR --out RUN")
+        print_json(
+            [
+                {**asdict(preset), "cost": asdict(cost)}
+                for preset, cost in zip(presets, counted, strict=True)
+            ]
+        )
+    else:
+        print_costs(presets, counted)
+
+
+def _size(text: str) -> "Size":
+    sides = re.fullmatch(r"(\d+)x(\d+)", text)
+    if sides is None or min(int(side) for side in sides.groups()) < SMALLEST_SIDE:
+        raise ConfigError(
+            f"aligndetr models: expected --size HxW, each at least {SMALLEST_SIDE} pixels, "
+            f"found {text!r}; write it like 800x1333"
+        )
+    return int(sides[1]), int(sides[2])
 
 
 def _refuse(message: str) -> int:
@@ -332,59 +392,3 @@ def _counting(what: str) -> Generator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda count: progress.advance(task, count)
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
-
-
-def _print_run(folder: Path, metrics: Mapping[str, object], data: Path | None) -> None:
-    if metrics:
-        names = [name for name in COCO_METRICS if name.startswith("AP")]  # narrow enough for any
-        _print_table(names, [[_number(metrics[name]) for name in names]])
-    run = shlex.quote(str(folder))
-    typer.echo(f"The run is in {folder}. Next:")
-    typer.echo(f"  aligndetr eval --model {run} --data {shlex.quote(str(data or 'DIR'))}")
-    out = shlex.quote(str(folder / "predictions"))
-    typer.echo(f"  aligndetr predict --model {run} --source IMAGE --out {out}")
-
-
-def _print_metrics(metrics: Mapping[str, object]) -> None:
-    rows = [(name, _number(metrics[name]), text) for name, text in COCO_METRICS.items()]
-    _print_table(("metric", "value", "average"), rows)
-    classes = cast(Mapping[str, Mapping[str, object]], metrics["per_class"])
-    class_rows = [
-        (name, *(_number(values[metric]) for metric in CLASS_METRICS))
-        for name, values in classes.items()
-    ]
-    _print_table(("class", *CLASS_METRICS), class_rows)
-    typer.echo(f"{metrics['images']} images in {metrics['seconds']:.1f} s")
-
-
-def _print_found(found: Sequence[Mapping[str, object]], out: Path) -> None:
-    rows = [(str(image["file"]), str(image["detections"])) for image in found[:LONGEST_LIST]]
-    _print_table(("image", "objects"), rows)
-    if len(found) > LONGEST_LIST:
-        typer.echo(f"and {len(found) - LONGEST_LIST} images more")
-    typer.echo(f"Pictures and predictions.json are in {out}.")
-
-
-def _print_table(names: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*names, box=SIMPLE_HEAD, show_edge=False)
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
-
-
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -31,7 +31,7 @@ from aligndetr.checkpoint import (
 )
 from aligndetr.config.codec import dump_config, load_config, overlay, override
 from aligndetr.config.presets import PRESETS, get_preset
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations, check_same_classes
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
@@ -167,14 +167,14 @@ def say(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def _with_training(config: Config, *, epochs: int | None, seed: int | None) -> Config:
+def _with_training(config: AnyConfig, *, epochs: int | None, seed: int | None) -> AnyConfig:
     changes = {"epochs": epochs, "seed": seed}
     given = [f"training.{name}={value}" for name, value in changes.items() if value is not None]
     return override(config, given)
 
 
 def _budget(
-    config: Config, *, epochs: int | None, steps: int | None, minutes: float | None
+    config: AnyConfig, *, epochs: int | None, steps: int | None, minutes: float | None
 ) -> Budget:
     if steps is None and minutes is None:
         epochs = config.training.epochs
@@ -192,7 +192,7 @@ def _open_splits(data: Path) -> tuple[Annotations, Annotations]:
 
 
 def _datasets(
-    config: Config, train_split: Annotations, val_split: Annotations
+    config: AnyConfig, train_split: Annotations, val_split: Annotations
 ) -> tuple[DetectionDataset, DetectionDataset]:
     augmentation, mean, std = config.data.augmentation, config.backbone.mean, config.backbone.std
     return (
@@ -201,7 +201,7 @@ def _datasets(
     )
 
 
-def _make_run_folder(out: Path, config: Config, split: Annotations, data: Path) -> None:
+def _make_run_folder(out: Path, config: AnyConfig, split: Annotations, data: Path) -> None:
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             return
@@ -240,4 +240,4 @@ def _transfer(network: nn.Module, start: Checkpoint, split: Annotations) -> str:
 
 def _is_of_classes(name: str) -> bool:
     """Whether a tensor has a row a class: class heads and the label embedding."""
-    return ".classes." in name or name == "denoising.label.weight"
+    return ".classes." in name or ".box_predictor." in name or name == "denoising.label.weight"

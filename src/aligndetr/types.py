@@ -8,7 +8,7 @@ unless a name says otherwise; padding masks are True where there is padding.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,18 +124,20 @@ class Targets:
 class Features:
     """Backbone maps of a batch of images, finest first: the detector takes them for images.
 
-    `levels` of (B, C_l, H_l, W_l); `padding` (B, H, W) and `sizes` (B, 2) as in ImageBatch.
+    `levels` of (B, C_l, H_l, W_l); `padding` (B, H, W) and `sizes` (B, 2) as in ImageBatch;
+    `input_size` (H, W) of the pixels that they were computed from, where that is known.
     """
 
     levels: tuple[Tensor, ...]
     padding: Tensor | None
     sizes: Tensor
+    input_size: tuple[int, int] | None = None
 
     def pin_memory(self) -> Features:
         """Return the features in page-locked memory."""
         padding = None if self.padding is None else self.padding.pin_memory()
         levels = tuple(level.pin_memory() for level in self.levels)
-        return Features(levels, padding, self.sizes.pin_memory())
+        return Features(levels, padding, self.sizes.pin_memory(), self.input_size)
 
     def to(self, device: torch.device) -> Features:
         """Return the features on `device`."""
@@ -144,6 +146,7 @@ class Features:
             tuple(level.to(device, non_blocking=True) for level in self.levels),
             padding,
             self.sizes.to(device, non_blocking=True),
+            self.input_size,
         )
 
 
@@ -264,6 +267,19 @@ class DetectorOutput:
         """The last layer's predictions of the main group: what inference uses."""
         group = next(group for group in self.groups if group.name == "main")
         return self.layers[-1].span(*group.span)
+
+
+@dataclass(frozen=True)
+class RegionOutput:
+    """What a region detector gives: its `losses` by name in training, else what it found.
+
+    That is, for each image, `boxes` (n, 4), `scores` (n,) and `labels` (n,), best first.
+    """
+
+    losses: Mapping[str, Tensor]
+    boxes: tuple[Tensor, ...] = ()
+    scores: tuple[Tensor, ...] = ()
+    labels: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from aligndetr.data.batch import (
     EpochSampler,
     collate,
     evaluation_loader,
+    input_sizes,
     set_epoch,
     training_loader,
 )
@@ -14,7 +15,7 @@ from aligndetr.data.coco import read_coco
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.transforms import LightAugmentation, Sample
 from aligndetr.errors import DatasetError
-from aligndetr.types import ImageBatch
+from aligndetr.types import Features, ImageBatch
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -85,6 +86,16 @@ def test_padding_is_at_the_right_and_the_bottom_and_leaves_boxes_alone():
     assert torch.equal(images.padding, expected)
     assert torch.equal(images.pixels, (~expected).float()[:, None].expand(-1, 3, -1, -1))
     assert torch.equal(batch.targets.boxes, torch.full((2, 4), 0.5))
+
+
+def test_the_sizes_of_images_in_a_batch_are_those_before_padding():
+    padded = collate([sample(4, 2), sample(3, 5), sample(4, 5)]).images
+    assert input_sizes(padded) == [(4, 2), (3, 5), (4, 5)]
+    assert input_sizes(collate([sample(4, 2), sample(4, 2)]).images) == [(4, 2), (4, 2)]
+    sizes = torch.tensor([[8, 12]])
+    assert input_sizes(Features((), None, sizes, (4, 6))) == [(4, 6)]
+    with pytest.raises(ValueError, match="expected Features that know their input_size"):
+        input_sizes(Features((), None, sizes))
 
 
 def test_a_sampler_of_nothing_is_empty():

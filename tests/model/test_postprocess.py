@@ -5,7 +5,7 @@ import torch
 
 from aligndetr.config.schema import Postprocess
 from aligndetr.model.postprocess import postprocess
-from aligndetr.types import Classes, DetectorOutput, LayerOutput, QueryGroup
+from aligndetr.types import Classes, DetectorOutput, LayerOutput, QueryGroup, RegionOutput
 
 CLASSES = Classes(("cat", "dog"), (3, 7))
 
@@ -76,3 +76,22 @@ def test_scores_are_fused_with_the_predicted_iou(power, expected) -> None:
     (detections,) = postprocess(found, torch.tensor([[10, 10]]), CLASSES, options)
 
     assert detections.scores.item() == pytest.approx(expected)
+
+
+def test_what_a_region_detector_found_is_brought_into_pixels_alone() -> None:
+    """It has chosen, ordered and thinned out itself."""
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.5, 0.5, 0.2, 0.4], [0.0, 1.0, 0.5, 0.5]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.3]), torch.tensor([1, 1, 0])
+    found = RegionOutput(
+        {},
+        (boxes, boxes[:0]),
+        (scores, scores[:0]),
+        (labels, labels[:0]),
+    )
+    sizes = torch.tensor([[100, 200], [30, 40]])
+    first, second = postprocess(found, sizes, CLASSES, Postprocess(top=1, nms_iou=0.5))
+    expected = torch.tensor([[80.0, 30, 120, 70], [80, 30, 120, 70], [0, 75, 50, 100]])
+    torch.testing.assert_close(first.boxes, expected)
+    assert first.names == ("dog", "dog", "cat")
+    assert torch.equal(first.scores, scores)
+    assert (len(second), second.image_size) == (0, (30, 40))

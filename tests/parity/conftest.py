@@ -1,69 +1,17 @@
-"""Where the parity tests find their cases: arrays that published implementations computed."""
+"""Parity tests run once for each published case that they name."""
 
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
-PROJECT = Path(__file__).parents[2]
-HINT = "set ALIGNDETR_GOLDENS to the folder of published cases"
-
-
-def goldens_dir() -> Path:
-    """The folder named by ALIGNDETR_GOLDENS, or the one beside the project."""
-    return Path(os.environ.get("ALIGNDETR_GOLDENS", PROJECT.parent / "shared" / "goldens"))
-
-
-def arrays_in(path: Path) -> set[str]:
-    """The names of a file's arrays."""
-    with safe_open(path, "pt") as file:
-        return set(file.keys())
-
-
-@dataclass(frozen=True)
-class Golden:
-    """One case: its arrays, and its configuration from the file's own metadata."""
-
-    path: Path
-    arrays: dict[str, Tensor]
-    metadata: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "Golden":
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        return cls(path, load_file(path), {key: _parsed(text) for key, text in metadata.items()})
-
-    def other(self, name: str) -> "Golden":
-        """The case of another file, named from the folder of all goldens."""
-        path = goldens_dir() / name
-        return Golden.read(path) if path.exists() else pytest.skip(f"{path} is missing: {HINT}")
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.arrays[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+from parity.goldens import HINT, Golden, arrays_in, goldens_dir
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "goldens(folder, pattern, has=()): the published cases that a parity test runs on, "
-        "of those that have these arrays",
+        "goldens(folder or folders, pattern, has=()): the published cases that a parity test runs "
+        "on, of those that have these arrays",
     )
 
 
@@ -73,13 +21,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     marker = metafunc.definition.get_closest_marker("goldens")
     assert marker is not None, f"{metafunc.function.__name__} needs @pytest.mark.goldens(...)"
-    folder = goldens_dir() / marker.args[0]
+    folders = (marker.args[0],) if isinstance(marker.args[0], str) else marker.args[0]
     wanted = set(marker.kwargs.get("has", ()))
-    paths = [path for path in sorted(folder.glob(marker.args[1])) if wanted <= arrays_in(path)]
-    missing = pytest.param(
-        None, id="missing", marks=pytest.mark.skip(f"no {marker.args[1]} in {folder}: {HINT}")
-    )
-    cases = [pytest.param(path, id=path.stem) for path in paths] or [missing]
+    cases: list[Any] = []
+    for folder in folders:
+        paths = sorted((goldens_dir() / folder).glob(marker.args[1]))
+        found = [path for path in paths if wanted <= arrays_in(path)]
+        cases += [pytest.param(path, id=f"{folder}-{path.stem}") for path in found]
+    if not cases:
+        why = f"no {marker.args[1]} in {goldens_dir()}/{{{','.join(folders)}}}: {HINT}"
+        cases = [pytest.param(None, id="missing", marks=pytest.mark.skip(why))]
     metafunc.parametrize("golden", cases, indirect=True)
 
 

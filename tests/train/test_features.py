@@ -87,7 +87,7 @@ def test_views_of_one_shape_are_stacked_without_padding() -> None:
     views = [view(16, 24, image_id=3), view(16, 24, image_id=5, objects=0)]
     batch = collate_views(views)
     assert isinstance(batch.images, Features)
-    assert batch.images.padding is None
+    assert (batch.images.padding, batch.images.input_size) == (None, (16, 24))
     assert torch.equal(batch.images.levels[1], torch.stack([v.levels[1] for v in views]))
     assert (batch.targets.counts, batch.image_ids) == ((1, 0), (3, 5))
     assert batch.images.sizes.tolist() == [[160, 240], [160, 240]]
@@ -99,6 +99,7 @@ def test_views_of_several_shapes_are_padded_like_images() -> None:
     features, pixels = collate_views(views).images, collate(images).images
     assert isinstance(features, Features)
     assert isinstance(pixels, ImageBatch)
+    assert features.input_size == (16, 24)
     assert [level.shape for level in features.levels] == [(2, 2, 4, 6), (2, 2, 2, 3)]
     assert features.padding is not None
     assert pixels.padding is not None

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from aligndetr.config.dialect import read_yaml, write_yaml
-from aligndetr.config.kinds import Kind, Slot, defaults, kinds_of_field, pick, tag
+from aligndetr.config.kinds import Kind, Slot, defaults, kinds_in, kinds_of_field, pick, tag
 from aligndetr.config.mistakes import explain, shown, unknown_field
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.errors import ConfigError
 from aligndetr.settings import Settings
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
+ValueType = TypeVar("ValueType")
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path) -> AnyConfig:
     """Return the configuration in a YAML file.
 
     Raises:
@@ -30,14 +31,18 @@ def load_config(path: Path) -> Config:
     return parse_config(_read_text(path), str(path))
 
 
-def parse_config(text: str, where: str) -> Config:
-    """Return the configuration in a YAML text; `where` begins the message of an error."""
-    return parse(Config, text, where)
+def parse_config(text: str, where: str) -> AnyConfig:
+    """Return the configuration in a YAML text, of the kind that its `type` says; a DETR by default.
+
+    `where` begins the message of an error.
+    """
+    slot = {"type": tag(Config), **_read_slot(text, where)}
+    return _validated(TypeAdapter[AnyConfig](AnyConfig), kinds_in(AnyConfig), slot, where)
 
 
 def parse(kind: type[SettingsType], text: str, where: str) -> SettingsType:
     """Return the options of one `kind` in a YAML text."""
-    return _validated(kind, _read_slot(text, where), where)
+    return _of_kind(kind, _read_slot(text, where), where)
 
 
 def dump_config(config: Settings) -> str:
@@ -65,7 +70,7 @@ def override(config: SettingsType, assignments: Sequence[str]) -> SettingsType:
         chosen = frozenset(path[-1] for path in earlier if path[:-1] == keys[:-1])
         slot = _assigned((type(config),), slot, _Change(keys, value, chosen), 0)
         earlier.append(keys)
-    return _validated(type(config), slot, "--set")
+    return _of_kind(type(config), slot, "--set")
 
 
 def overlay(config: SettingsType, path: Path) -> SettingsType:
@@ -79,7 +84,7 @@ def overlay(config: SettingsType, path: Path) -> SettingsType:
     """
     changes = _read_slot(_read_text(path), str(path))
     slot: Slot = config.model_dump(mode="json")
-    return _validated(type(config), _laid_over((type(config),), slot, changes), str(path))
+    return _of_kind(type(config), _laid_over((type(config),), slot, changes), str(path))
 
 
 def _read_text(path: Path) -> str:
@@ -100,12 +105,18 @@ def _read_slot(text: str, where: str) -> Slot:
     return cast(Slot, raw)
 
 
-def _validated(kind: type[SettingsType], slot: Slot, where: str) -> SettingsType:
+def _of_kind(kind: type[SettingsType], slot: Slot, where: str) -> SettingsType:
+    return _validated(TypeAdapter(kind), (kind,), slot, where)
+
+
+def _validated(
+    adapter: TypeAdapter[ValueType], kinds: tuple[Kind, ...], slot: Slot, where: str
+) -> ValueType:
     # By way of JSON, whose strict mode takes a list for a tuple and text for a path.
     try:
-        return kind.model_validate_json(json.dumps(slot, default=str), strict=True)
+        return adapter.validate_json(json.dumps(slot, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(kind, slot, error)}") from None
+        raise ConfigError(f"{where}: {explain(kinds, slot, error)}") from None
 
 
 @dataclass(frozen=True)

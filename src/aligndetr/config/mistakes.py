@@ -31,11 +31,11 @@ class _Place(NamedTuple):
     kinds: tuple[Kind, ...]
 
 
-def explain(kind: Kind, slot: Slot, error: ValidationError) -> str:
-    """Return one line on the first mistake in the options of a `kind`, and the count of others."""
+def explain(kinds: tuple[Kind, ...], slot: Slot, error: ValidationError) -> str:
+    """Return one line on the first mistake in the options of such a kind, and the others' count."""
     mistakes: dict[_Place, list[ErrorDetails]] = {}  # a union complains once for each member
     for detail in error.errors(include_url=False):
-        mistakes.setdefault(_locate(kind, slot, detail), []).append(detail)
+        mistakes.setdefault(_locate(kinds, slot, detail), []).append(detail)
     place, details = next(iter(mistakes.items()))
     path = f"{place.path}: " if place.path else ""
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
@@ -55,11 +55,10 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_ECHO else text[: LONGEST_ECHO - 3] + "..."
 
 
-def _locate(kind: Kind, slot: Slot, detail: ErrorDetails) -> _Place:
+def _locate(kinds: tuple[Kind, ...], slot: Slot, detail: ErrorDetails) -> _Place:
     """Return the place of a mistake; pydantic's location also has steps for the tags of unions."""
     keys: list[str] = []
-    owner, kinds = kind, (kind,)
-    value: object = slot
+    owner, value = kinds[0], cast(object, slot)
     for step in detail["loc"]:
         if isinstance(step, int):
             items = cast(list[object], value)

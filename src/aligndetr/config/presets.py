@@ -1,29 +1,47 @@
-"""The presets: each paper a few changes to its parent.
+"""The presets by name: every published system, its Align version, and small ones for a laptop.
 
-`align` turns a system into its Align version: it changes the criterion alone.
+A system is a function in `family_dense.py` or `family_deformable.py`; `align`, other backbones and
+schedules are functions on systems, in `variants.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
+from typing import Generic, TypeVar
 
-from aligndetr.config.schema import (
-    Backbone,
-    Config,
-    CosineSchedule,
-    Data,
-    Decoder,
-    DeformableEncoder,
-    Neck,
-    Position,
-    Postprocess,
-    StepSchedule,
-    TopQueries,
-    Training,
+from aligndetr.config.family_deformable import (
+    align_dino_released,
+    dab_deformable_detr,
+    deformable_detr,
+    deformable_detr_refined,
+    deformable_detr_two_stage,
+    dino,
+    dino_5scale,
+    dn_deformable_detr,
+    group_detr,
+    h_deformable_detr,
 )
-from aligndetr.data.transforms import DetrAugmentation, LightAugmentation
+from aligndetr.config.family_dense import (
+    align_dab_detr_released,
+    anchor_detr,
+    conditional_detr,
+    dab_detr,
+    detr,
+    dn_detr,
+    smca,
+)
+from aligndetr.config.family_regions import faster_rcnn, faster_rcnn_lite
+from aligndetr.config.laptop import align_dino_lite, align_dino_tiny
+from aligndetr.config.published import PUBLISHED, Published
+from aligndetr.config.schema import AnyConfig, Config
+from aligndetr.config.variants import align, dc5, r101, r101_dc5, retimed
 from aligndetr.errors import ConfigError
-from aligndetr.losses.classification import IABCE
+
+__all__ = ["PRESETS", "PresetInfo", "align", "describe", "dino", "get_preset", "list_presets"]
+
+Change = Callable[[Config], Config]
+Made = TypeVar("Made", bound=AnyConfig, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -35,180 +53,165 @@ class PresetInfo:
     paper: str
     ap: float | None
     """AP on COCO val2017 that its paper reports."""
-    epochs: int | None
+    epochs: int
+    params_m: float | None
+    """Millions of parameters, as the paper has them."""
+    gflops: float | None
+    """GFLOPS of the paper, which are multiply-adds on images of COCO val2017."""
     command: str
     purpose: str
 
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(Generic[Made]):
     """A function that makes the configuration, and what to say of it."""
 
-    make: Callable[[], Config]
+    make: Callable[[], Made]
     title: str
     paper: str
     purpose: str
-    ap: float | None = None
 
 
-def align(config: Config, *, k: int = 3, tau: float = 1.5, proposal_k: int = 1) -> Config:
-    """Return the Align version of a system: IA-BCE, k positives an object, prime weights.
+ALIGN = "Align-DETR (arXiv:2304.07527)"
+DETR = "DETR (arXiv:2005.12872)"
+CONDITIONAL = "Conditional DETR (arXiv:2108.06152)"
+ANCHOR = "Anchor DETR (arXiv:2109.07107)"
+DAB = "DAB-DETR (arXiv:2201.12329)"
+DN = "DN-DETR (arXiv:2203.01305)"
+SMCA = "SMCA (arXiv:2101.07448)"
+DEFORMABLE = "Deformable DETR (arXiv:2010.04159)"
+DINO = "DINO (arXiv:2203.03605)"
+H_DETR = "H-DETR (arXiv:2207.13080)"
+GROUP = "Group DETR (arXiv:2207.13085)"
+FASTER_RCNN = "Faster R-CNN (arXiv:1506.01497)"
 
-    alpha = 0.25, gamma = 2, class-loss weight 1 (Align-DETR, arXiv:2304.07527, Table A).
-
-    Args:
-        config: Any system.
-        k: Positives of an object in every decoder layer below the last.
-        tau: Temperature of prime sample weighting.
-        proposal_k: Positives of an object among the encoder's proposals.
-    """
-    criterion = config.criterion.model_copy(
-        update={
-            "classification": IABCE(alpha=0.25, gamma=2.0),
-            "class_weight": 1.0,
-            "k": k,
-            "tau": tau,
-            "proposal_k": proposal_k,
-        }
-    )
-    return config.model_copy(update={"name": f"align-{config.name}", "criterion": criterion})
-
-
-def dino() -> Config:
-    """DINO-4scale, ResNet-50 (arXiv:2203.03605): AP 49.0 after 12 epochs.
-
-    As the authors of Align-DETR and detrex run it: heads of their own for every layer,
-    position temperature 10000 with pixel centres, 80 classes, stem frozen, batch 16,
-    rate x 0.1 at epoch 11.
-    `aligndetr train --model dino-r50-4scale --data COCO --out RUN`.
-    """
-    return Config(
-        name="dino-r50-4scale",
-        data=Data(augmentation=DetrAugmentation(), keep_empty=False),
-        training=Training(epochs=12, schedule=StepSchedule(milestones=(11 / 12,))),
-    )
-
-
-def align_dino() -> Config:
-    """Align-DETR on DINO, as in the paper: AP 50.2 after 12 epochs (Table 3); k = 3, tau = 1.5."""
-    return align(dino())
-
-
-def align_dino_released() -> Config:
-    """Align-DETR on DINO, as the authors released it: AP 50.3; k = 2, proposals included."""
-    config = align(dino(), k=2, proposal_k=2)
-    return config.model_copy(update={"name": "align-dino-r50-4scale-released"})
-
-
-def align_dino_lite() -> Config:
-    """A small Align-DINO for a laptop: frozen EfficientNet-Lite0, 128 wide, 1 + 3 layers.
-
-    Features of the frozen backbone are computed once and kept; see docs/own-data.md. The
-    values that differ from the paper's were measured on 205 pictures of blood cells (BCCD): one
-    positive an object and twice the class loss (AP50 +.03 after three minutes), 384 pixels,
-    averaged weights and no duplicates above IoU 0.8 (together AP50 +.02 after ten minutes).
-    """
-    parent = align(dino(), k=1)
-    criterion = parent.criterion.model_copy(update={"class_weight": 2.0})
-    return parent.model_copy(
-        update={
-            "name": "align-dino-lite",
-            "width": 128,
-            "heads": 4,
-            "backbone": Backbone(
-                name="tf_efficientnet_lite0",
-                freeze="all",
-                mean=(0.5, 0.5, 0.5),
-                std=(0.5, 0.5, 0.5),
-            ),
-            "position": Position(temperature=20.0),
-            "neck": Neck(levels=3),
-            "encoder": DeformableEncoder(layers=1, feedforward=512),
-            "queries": TopQueries(count=100),
-            "decoder": Decoder(layers=3, feedforward=512),
-            "criterion": criterion,
-            "postprocess": Postprocess(nms_iou=0.8),
-            "data": Data(
-                augmentation=LightAugmentation(short_side=288, max_side=384),
-                batch_size=8,
-                eval_batch_size=8,
-                cache_features=True,
-                cached_views=16,
-            ),
-            "training": Training(
-                epochs=40,
-                learning_rate=8e-4,
-                clip_norm=1.0,
-                schedule=CosineSchedule(warmup=0.05),
-                ema=0.99,
-            ),
-        }
-    )
-
-
-def align_dino_tiny() -> Config:
-    """The smallest Align-DINO: 128-pixel images, no encoder; for a demonstration in minutes."""
-    parent = align_dino_lite()
-    return parent.model_copy(
-        update={
-            "name": "align-dino-tiny",
-            "encoder": DeformableEncoder(layers=0, feedforward=512),
-            "data": parent.data.model_copy(
-                update={
-                    "augmentation": LightAugmentation(short_side=128, max_side=128),
-                    "batch_size": 16,
-                    "eval_batch_size": 16,
-                    "cached_views": 2,
-                }
-            ),
-            "training": parent.training.model_copy(update={"learning_rate": 1.2e-3}),
-        }
-    )
-
-
-ALIGN_PAPER = "Align-DETR (arXiv:2304.07527)"
-
-PRESETS: dict[str, Preset] = {
-    preset.make().name: preset
-    for preset in (
-        Preset(
-            dino,
-            "DINO, ResNet-50, 4 scales",
-            "DINO (arXiv:2203.03605)",
-            "the baseline of Align-DETR; GPUs and COCO",
-            ap=49.0,
-        ),
-        Preset(
-            align_dino,
-            "Align-DETR on DINO, ResNet-50, 4 scales",
-            ALIGN_PAPER,
-            "the paper's best detector; GPUs and COCO",
-            ap=50.2,
-        ),
-        Preset(
-            align_dino_released,
-            "Align-DETR on DINO, as its authors released it",
-            ALIGN_PAPER,
-            "comparing with the authors' code and weights",
-            ap=50.3,
-        ),
-        Preset(
-            align_dino_lite,
-            "Small Align-DINO on a frozen EfficientNet-Lite0",
-            ALIGN_PAPER,
-            "your own data, minutes on a laptop's CPU",
-        ),
-        Preset(
-            align_dino_tiny,
-            "The smallest Align-DINO, 128-pixel images",
-            ALIGN_PAPER,
-            "trying things out; what `make demo` trains",
-        ),
-    )
+SINGLE_SCALE = (
+    Preset(detr, "DETR", DETR, "the first of the family"),
+    Preset(conditional_detr, "Conditional DETR", CONDITIONAL, "queries with a place"),
+    Preset(anchor_detr, "Anchor DETR", ANCHOR, "attention of little memory"),
+    Preset(dab_detr, "DAB-DETR", DAB, "the paper's single-scale baseline"),
+    Preset(dn_detr, "DN-DETR", DN, "DAB-DETR with denoising"),
+)
+"""Systems that come on four backbones."""
+BACKBONES: dict[str, Change] = {
+    "ResNet-50": lambda config: config,
+    "ResNet-101": r101,
+    "ResNet-50, dilated": dc5,
+    "ResNet-101, dilated": r101_dc5,
 }
+MULTI_SCALE = (
+    Preset(smca, "SMCA", SMCA, "attention near a place"),
+    Preset(deformable_detr, "Deformable DETR", DEFORMABLE, "multi-scale at little cost"),
+    Preset(deformable_detr_refined, "Deformable DETR, refined", DEFORMABLE, "Table 3's row"),
+    Preset(deformable_detr_two_stage, "Deformable DETR, two stages", DEFORMABLE, "its best"),
+    Preset(dab_deformable_detr, "DAB-Deformable-DETR", DAB, "a step towards DINO"),
+    Preset(dn_deformable_detr, "DN-Deformable-DETR", DN, "a step towards DINO"),
+    Preset(
+        lambda: retimed(dn_deformable_detr(), epochs=12, drop=11),
+        "DN-Deformable-DETR, 12 epochs",
+        DN,
+        "Table 3's short schedule",
+    ),
+    Preset(dino, "DINO, 4 scales", DINO, "the baseline of Align-DETR; GPUs and COCO"),
+    Preset(
+        lambda: retimed(dino(), epochs=24, drop=20),
+        "DINO, 4 scales, 24 epochs",
+        DINO,
+        "the same, trained for longer",
+    ),
+    Preset(
+        lambda: retimed(dino(), epochs=36, drop=30),
+        "DINO, 4 scales, 36 epochs",
+        DINO,
+        "the same, trained for longer",
+    ),
+    Preset(dino_5scale, "DINO, 5 scales", DINO, "small objects, for much memory"),
+    Preset(group_detr, "Group DETR on DINO", GROUP, "more positives in training"),
+)
+"""Systems whose Align version is `align` as it is."""
+OTHERS = (
+    Preset(h_deformable_detr, "H-Deformable-DETR", H_DETR, "more positives in training"),
+    Preset(
+        lambda: align(h_deformable_detr(), k=1),
+        "IA-BCE on H-Deformable-DETR",
+        ALIGN,
+        "the paper's Table 7",
+    ),
+    Preset(
+        align_dab_detr_released,
+        "Align-DETR on DAB-DETR, as its authors released it",
+        ALIGN,
+        "comparing with the authors' code",
+    ),
+    Preset(
+        align_dino_released,
+        "Align-DETR on DINO, as its authors released it",
+        ALIGN,
+        "comparing with the authors' code and weights",
+    ),
+    Preset(
+        align_dino_lite,
+        "Small Align-DINO on a frozen EfficientNet-Lite0",
+        ALIGN,
+        "your own data, minutes on a laptop's CPU",
+    ),
+    Preset(
+        align_dino_tiny,
+        "The smallest Align-DINO, 128-pixel images",
+        ALIGN,
+        "trying things out; what `make demo` trains",
+    ),
+)
+NOT_DETR = (
+    Preset(faster_rcnn, "Faster R-CNN with a pyramid", FASTER_RCNN, "the yardstick; GPUs and COCO"),
+    Preset(
+        faster_rcnn_lite,
+        "Small Faster R-CNN on a frozen EfficientNet-Lite0",
+        FASTER_RCNN,
+        "the yardstick of align-dino-lite",
+    ),
+)
+BEST = {
+    "align-dab-detr-r50": "the paper's single-scale detector",
+    "align-dino-r50-4scale": "the paper's best detector; GPUs and COCO",
+}
+"""What the Align versions of the paper's two baselines are for."""
 
 
-def get_preset(name: str) -> Config:
+def _all_presets() -> Iterator[Preset[AnyConfig]]:
+    for system in SINGLE_SCALE:
+        for backbone, change in BACKBONES.items():
+            preset = Preset(
+                partial(_changed, system.make, change),
+                f"{system.title}, {backbone}",
+                system.paper,
+                system.purpose,
+            )
+            yield from (preset, _aligned(preset))
+    for preset in MULTI_SCALE:
+        yield from (preset, _aligned(preset))
+    yield from OTHERS
+    yield from NOT_DETR
+
+
+def _aligned(preset: Preset[Config]) -> Preset[Config]:
+    name = f"align-{preset.make().name}"
+    return Preset(
+        partial(_changed, preset.make, align),
+        f"Align-DETR on {preset.title}",
+        ALIGN,
+        BEST.get(name, "the same network, aligned"),
+    )
+
+
+def _changed(make: Callable[[], Config], change: Change) -> Config:
+    return change(make())
+
+
+PRESETS: dict[str, Preset[AnyConfig]] = {preset.make().name: preset for preset in _all_presets()}
+
+
+def get_preset(name: str) -> AnyConfig:
     """Return the configuration of a preset.
 
     Raises:
@@ -221,17 +224,40 @@ def get_preset(name: str) -> Config:
     raise ConfigError(f"model: expected a preset or a run folder, found {name!r}; {hint}")
 
 
+def get_detr(name: str) -> Config:
+    """Return the configuration of a preset that is a DETR.
+
+    Raises:
+        ConfigError: As `get_preset`.
+        ValueError: It is a region detector.
+    """
+    config = get_preset(name)
+    if not isinstance(config, Config):
+        raise ValueError(f"get_detr: {name} is a region detector")
+    return config
+
+
 def list_presets() -> list[PresetInfo]:
     """Return what there is to say of every preset."""
-    return [
-        PresetInfo(
-            name=name,
-            title=preset.title,
-            paper=preset.paper,
-            ap=preset.ap,
-            epochs=preset.make().training.epochs,
-            command=f"aligndetr train --model {name} --data DIR --out RUN",
-            purpose=preset.purpose,
-        )
-        for name, preset in PRESETS.items()
-    ]
+    return [describe(name) for name in PRESETS]
+
+
+def describe(name: str) -> PresetInfo:
+    """Return what there is to say of one preset.
+
+    Raises:
+        ConfigError: As `get_preset`.
+    """
+    config, published = get_preset(name), PUBLISHED.get(name, Published())
+    preset = PRESETS[name]
+    return PresetInfo(
+        name=name,
+        title=preset.title,
+        paper=preset.paper,
+        ap=published.ap,
+        epochs=config.training.epochs,
+        params_m=published.params_m,
+        gflops=published.gflops,
+        command=f"aligndetr train --model {name} --data DIR --out RUN",
+        purpose=preset.purpose,
+    )

@@ -1,110 +1,32 @@
-"""What a configuration may say: one record a slot, one union where a slot has several kinds."""
+"""What a configuration may say: the network's slots (slots.py), its losses, data and training."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from aligndetr.config.regions import Proposals, RegionHead
+from aligndetr.config.slots import (
+    Backbone,
+    ContrastiveDenoising,
+    Count,
+    Decoder,
+    DeformableEncoder,
+    Denoising,
+    Encoder,
+    ExtraGroups,
+    Head,
+    Neck,
+    Position,
+    Queries,
+    Share,
+    TopQueries,
+)
 from aligndetr.data.transforms import Augmentation
 from aligndetr.losses.criterion import Criterion
+from aligndetr.losses.regions import RegionCriterion
 from aligndetr.settings import Settings
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Triple = tuple[float, float, float]
-
-
-class Backbone(Settings):
-    """A timm model that gives feature maps."""
-
-    name: str = "resnet50"
-    """Any timm model that supports `features_only`."""
-    strides: tuple[PositiveInt, ...] = (8, 16, 32)
-    """Which feature maps are used, by their stride, finest first."""
-    output_stride: Literal[8, 16, 32] | None = None
-    """16 dilates the last stage (DC5); None leaves the model as it is."""
-    freeze: Count | Literal["all"] = 1
-    """How many leading stages are not trained; 1 is the stem alone."""
-    norm: Literal["frozen", "trained"] = "frozen"
-    """Batch norm: with the statistics and scale of the weights, or trained."""
-    pretrained: bool = True
-    """Whether training starts from ImageNet weights; it never falls back to random ones."""
-    weights: Path | None = None
-    """A local weights file for the backbone, instead of a download."""
-    mean: Triple = (0.485, 0.456, 0.406)
-    """Subtracted from the pixels in [0, 1], by channel."""
-    std: Triple = (0.229, 0.224, 0.225)
-    """Divides the pixels after that."""
-
-
-class Position(Settings):
-    """Sine embedding of positions in the image (DETR, section A.4)."""
-
-    temperature: PositiveFloat = 10000.0
-    """10000 in the paper and Deformable DETR; 20 in IDEA's DINO and DAB-DETR."""
-    offset: float = -0.5
-    """Added to the pixel count before normalising: -0.5 takes pixel centres, 0 IDEA's way."""
-
-
-class Neck(Settings):
-    """Projection of the backbone maps to the width of the transformer."""
-
-    levels: PositiveInt = 4
-    """Levels of the memory; those beyond the backbone's come from strided convolutions."""
-
-
-class DeformableEncoder(Settings):
-    """Encoder of multi-scale deformable self-attention (Deformable DETR, section 4)."""
-
-    type: Literal["deformable"] = "deformable"
-    layers: Count = 6
-    feedforward: PositiveInt = 2048
-    points: PositiveInt = 4
-    dropout: Share = 0.0
-
-
-class TopQueries(Settings):
-    """Queries at the encoder's best proposals (DINO, section 3.4: mixed query selection)."""
-
-    type: Literal["top"] = "top"
-    count: PositiveInt = 900
-    content: Literal["learned", "memory"] = "learned"
-    """Content of the queries: learned and the same for every image, or the memory token itself."""
-
-
-class Decoder(Settings):
-    """Decoder of deformable cross-attention with iterative refinement of reference boxes."""
-
-    layers: PositiveInt = 6
-    feedforward: PositiveInt = 2048
-    points: PositiveInt = 4
-    dropout: Share = 0.0
-    refinement: Literal["look_forward_twice", "detached"] = "look_forward_twice"
-    """Whether a layer's box loss also reaches the layer before it (DINO, section 3.5)."""
-    heads_shared: bool = False
-    """One prediction head for all decoder layers (IDEA's DINO) or one each (detrex)."""
-    inverse_sigmoid_eps: PositiveFloat = 1e-3
-
-
-class ContrastiveDenoising(Settings):
-    """Noised targets as extra queries in training (DINO, section 3.3)."""
-
-    type: Literal["contrastive"] = "contrastive"
-    queries: PositiveInt = 100
-    """Positive queries to aim at; the number of blocks follows from the fullest image."""
-    label_noise: Share = 0.5
-    """Half of this share of the labels is replaced by random ones."""
-    box_noise: PositiveFloat = 1.0
-    """Corners move by up to this many half sizes; those of negatives by up to twice that."""
-
-
-class Head(Settings):
-    """Prediction heads."""
-
-    prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Score of every class before training (RetinaNet, section 4.1)."""
-    iou_branch: bool = False
-    """Whether every decoder layer also predicts its boxes' IoU (IoU-Net, arXiv:1807.11590)."""
 
 
 class Postprocess(Settings):
@@ -112,6 +34,9 @@ class Postprocess(Settings):
 
     top: PositiveInt = 300
     """Detections of an image: the best (query, class) pairs by score."""
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    """One score a class, each by itself, or shares of one with "no object", of which each query
+    answers with its best (DETR)."""
     iou_power: Share = 0.3
     """w in the score s^(1 - w) u^w of models with an IoU branch (Table 4); 0 does not fuse."""
     nms_iou: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -161,6 +86,9 @@ class Training(Settings):
     learning_rate: PositiveFloat = 1e-4
     backbone_factor: PositiveFloat = 0.1
     """Learning rate of the backbone, as a factor of the others'."""
+    offset_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of the layers that make sampling offsets and reference points, as a factor:
+    0.1 in Deformable DETR and H-DETR."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decay of matrices and convolutions; norms and biases of norms have none."""
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -177,8 +105,9 @@ class Training(Settings):
 
 
 class Config(Settings):
-    """Everything that decides what is trained and how."""
+    """Everything that decides what is trained and how: a detector of the DETR family."""
 
+    type: Literal["detr"] = "detr"
     name: str
     """The preset that this came from."""
     num_classes: PositiveInt = 80
@@ -189,10 +118,12 @@ class Config(Settings):
     backbone: Backbone = Backbone()
     neck: Neck = Neck()
     position: Position = Position()
-    encoder: DeformableEncoder = DeformableEncoder()
-    queries: TopQueries = TopQueries()
+    encoder: Encoder = DeformableEncoder()
+    queries: Queries = TopQueries()
     decoder: Decoder = Decoder()
-    denoising: ContrastiveDenoising | None = ContrastiveDenoising()
+    denoising: Denoising | None = ContrastiveDenoising()
+    groups: ExtraGroups | None = None
+    """Queries of training only, as in H-DETR and Group DETR."""
     head: Head = Head()
     postprocess: Postprocess = Postprocess()
     criterion: Criterion = Criterion()
@@ -203,10 +134,122 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        for problem in (*self._class_problems(), *self._place_problems()):
+            raise ValueError(problem)
         self.criterion.layer_k(self.decoder.layers)
-        if self.criterion.classification.type == "softmax":
-            raise ValueError(
+        return self
+
+    @property
+    def has_softmax(self) -> bool:
+        """Whether classes and "no object" share one distribution, and there is a column more."""
+        return self.criterion.classification.type == "softmax"
+
+    def _class_problems(self) -> Iterator[str]:
+        if self.has_softmax and self.queries.type == "top":
+            yield (
                 'criterion.classification.type: softmax makes "no object" a class, by which '
                 "queries of type 'top' cannot be chosen; choose another"
             )
+        scores = "softmax" if self.has_softmax else "sigmoid"
+        if self.postprocess.scores != scores:
+            yield (
+                f"postprocess.scores: expected {scores} with the loss "
+                f"{self.criterion.classification.type}, found {self.postprocess.scores}; change "
+                "one of the two"
+            )
+        if self.has_softmax != (self.criterion.matcher.score.type == "softmax"):
+            yield (
+                f"criterion.matcher.score.type: expected a cost of {scores} scores with the loss "
+                f"{self.criterion.classification.type}, found {self.criterion.matcher.score.type}; "
+                "change one of the two"
+            )
+
+    def _place_problems(self) -> Iterator[str]:
+        """Yield what is wrong between queries and those who ask for their places."""
+        queries, decoder = self.queries, self.decoder
+        attention, cross = decoder.cross_attention, decoder.cross_attention.type
+        is_given = queries.type in ("learned", "points") or (
+            queries.type == "top" and queries.position == "proposal"
+        )
+        has_boxes = queries.type in ("anchor_boxes", "top")
+        if queries.type == "learned" and (cross != "full" or decoder.refinement != "none"):
+            yield (
+                "decoder: expected cross_attention.type=full and refinement=none with queries of "
+                "type 'learned', which have no reference; choose other queries"
+            )
+        if is_given != (decoder.position == "given"):
+            expected = "given" if is_given else "embedded or scaled"
+            yield (
+                f"decoder.position: expected {expected} with queries of type {queries.type!r}, "
+                f"found {decoder.position}; change one of the two"
+            )
+        if self.denoising is not None and (is_given or not has_boxes):
+            yield (
+                "denoising: expected queries whose position follows from a reference box "
+                f"(anchor_boxes, or top with position=reference), found {queries.type!r}; set "
+                "denoising=null"
+            )
+        if attention.type == "conditional" and attention.has_size and not has_boxes:
+            yield (
+                "decoder.cross_attention.has_size: expected queries with reference boxes, found "
+                f"{queries.type!r}; set it to false"
+            )
+        is_by_axis = (self.encoder.type == "row_column", cross == "row_column")
+        if any(is_by_axis) and not (all(is_by_axis) and self.neck.levels == 1):
+            yield (
+                "encoder.type, decoder.cross_attention.type: expected row_column for both, with "
+                "neck.levels=1, or for neither"
+            )
+
+
+class RegionConfig(Settings):
+    """Everything that decides what is trained and how: a region detector (Faster R-CNN)."""
+
+    type: Literal["regions"] = "regions"
+    name: str
+    """The preset that this came from."""
+    num_classes: PositiveInt = 80
+    width: PositiveInt = 256
+    """Channels of the feature pyramid."""
+    backbone: Backbone = Backbone(strides=(4, 8, 16, 32), freeze=2)
+    proposals: Proposals = Proposals()
+    head: RegionHead = RegionHead()
+    postprocess: Postprocess = Postprocess(top=100, scores="softmax", nms_iou=0.5)
+    criterion: RegionCriterion = RegionCriterion()
+    data: Data
+    training: Training = Training()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of pyramid and heads; their last layers, losses and boxes are always fp32."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
         return self
+
+    def _problems(self) -> Iterator[str]:
+        strides, sizes = self.backbone.strides, self.proposals.sizes
+        if any(2 * fine != coarse for fine, coarse in pairwise(strides)):
+            yield (
+                "backbone.strides: expected each to be twice the one before, found "
+                f"{list(strides)}; leave none out"
+            )
+        if self.backbone.output_stride is not None:
+            yield (
+                "backbone.output_stride: expected null, for a pyramid halves its levels, found "
+                f"{self.backbone.output_stride}; leave it out"
+            )
+        if len(sizes) != len(strides) + 1:
+            yield (
+                f"proposals.sizes: expected {len(strides) + 1}, one for each of backbone.strides "
+                f"and one more, found {len(sizes)}; give as many"
+            )
+        if self.postprocess.scores != "softmax":
+            yield (
+                'postprocess.scores: expected softmax, for "no object" is a class of a region '
+                f"detector, found {self.postprocess.scores}; change it"
+            )
+
+
+AnyConfig = Annotated[Config | RegionConfig, Field(discriminator="type")]
+"""A configuration of either kind."""

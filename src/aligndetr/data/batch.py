@@ -18,7 +18,10 @@ from aligndetr.data.annotations import Annotations, IntArray
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.data.transforms import Sample, size_of
 from aligndetr.errors import DatasetError
-from aligndetr.types import Batch, ImageBatch, Targets
+from aligndetr.types import Batch, Features, ImageBatch, Targets
+
+Size = tuple[int, int]
+"""Height and width."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -26,13 +29,56 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     `padding` is None where all images have one size. Boxes stay relative to their own image.
     """
-    sizes = torch.tensor([sample.size for sample in samples], dtype=torch.int64)
-    pixels, padding = _padded([sample.pixels for sample in samples])
-    return Batch(
-        ImageBatch(pixels, padding, sizes),
-        Targets.pack([sample.boxes for sample in samples], [sample.labels for sample in samples]),
-        tuple(sample.image_id for sample in samples),
+    pixels = [sample.pixels for sample in samples]
+    images = ImageBatch(
+        stack_padded(pixels),
+        padding_of([size_of(image) for image in pixels]),
+        torch.tensor([sample.size for sample in samples], dtype=torch.int64),
     )
+    targets = Targets.pack(
+        [sample.boxes for sample in samples], [sample.labels for sample in samples]
+    )
+    return Batch(images, targets, tuple(sample.image_id for sample in samples))
+
+
+def stack_padded(maps: Sequence[Tensor]) -> Tensor:
+    """Return (C, h, w) maps as one (B, C, H, W), with zeros where a map is smaller."""
+    if len({level.shape for level in maps}) == 1:
+        return torch.stack(list(maps))
+    height, width = largest([size_of(level) for level in maps])
+    batch = maps[0].new_zeros(len(maps), len(maps[0]), height, width)
+    for row, level in zip(batch, maps, strict=True):
+        row[:, : level.shape[1], : level.shape[2]] = level
+    return batch
+
+
+def padding_of(sizes: Sequence[Size]) -> Tensor | None:
+    """Return where images of these sizes are padded in a batch (B, H, W); None if nowhere."""
+    if len(set(sizes)) == 1:
+        return None
+    padding = torch.ones(len(sizes), *largest(sizes), dtype=torch.bool)
+    for row, (height, width) in zip(padding, sizes, strict=True):
+        row[:height, :width] = False
+    return padding
+
+
+def largest(sizes: Sequence[Size]) -> Size:
+    """Return the height and width that hold all of these."""
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
+
+
+def input_sizes(images: ImageBatch | Features) -> list[Size]:
+    """Return the height and width of each image as the model takes it, without its padding."""
+    if images.padding is None:
+        size = size_of(images.pixels) if isinstance(images, ImageBatch) else images.input_size
+        if size is None:
+            raise ValueError("input_sizes: expected Features that know their input_size")
+        return [size] * len(images.sizes)
+    is_image = ~images.padding
+    heights = is_image.any(dim=2).sum(dim=1).tolist()
+    widths = is_image.any(dim=1).sum(dim=1).tolist()
+    return list(zip(heights, widths, strict=True))
 
 
 class EpochSampler(Sampler[Draw]):
@@ -130,19 +176,6 @@ def _loader(
         # Its own: else every epoch takes a number from torch's global one.
         generator=torch.Generator(),
     )
-
-
-def _padded(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    sizes = [size_of(image) for image in images]
-    if len(set(sizes)) == 1:
-        return torch.stack(list(images)), None
-    height, width = (max(sides) for sides in zip(*sizes, strict=True))
-    pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
-    padding = torch.ones(len(images), height, width, dtype=torch.bool)
-    for row, (image, (image_height, image_width)) in enumerate(zip(images, sizes, strict=True)):
-        pixels[row, :, :image_height, :image_width] = image
-        padding[row, :image_height, :image_width] = False
-    return pixels, padding
 
 
 def _by_aspect_ratio(annotations: Annotations) -> list[int]:

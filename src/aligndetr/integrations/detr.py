@@ -74,8 +74,8 @@ class AlignCriterion(nn.Module):
             proposal_k=proposal_k,
             tau=tau,
             iou_eps=eps,
+            proposal_labels="one" if binary_proposals else "own",
         )
-        self.binary_proposals = binary_proposals
 
     def forward(
         self, outputs: Outputs, targets: Sequence[Mapping[str, Tensor]]
@@ -104,18 +104,8 @@ class AlignCriterion(nn.Module):
         encoder = _layer(cast(Outputs, proposals)) if proposals is not None else None
         packed = _packed(targets, layers[-1], self.criterion)
         count = _mean_count(packed, layers[-1])
-        joined = None if self.binary_proposals else encoder
-        ours = self.criterion(_output(layers, joined), packed, num_targets=count)
-        losses = _renamed(ours, last=len(layers) - 1)
-        if encoder is not None and self.binary_proposals:
-            losses |= self._binary(encoder, packed, count)
-        return losses
-
-    def _binary(self, encoder: LayerOutput, targets: Targets, count: Tensor) -> dict[str, Tensor]:
-        objects = Targets(targets.boxes, torch.zeros_like(targets.labels), targets.counts)
-        criterion = self.criterion.model_copy(update={"k": (self.criterion.proposal_k,)})
-        losses = criterion(_output((encoder,), None), objects, num_targets=count)
-        return {f"{name}_enc": loss for name, loss in _renamed(losses, last=0).items()}
+        losses = self.criterion(_output(layers, encoder), packed, num_targets=count)
+        return _renamed(losses, last=len(layers) - 1)
 
 
 def _loss(name: str, **options: float | None) -> ClassificationLoss:

@@ -1,4 +1,4 @@
-"""Self-attention among queries, with a mask that keeps groups apart."""
+"""Attention among queries and from queries to tokens, with masks and biases."""
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,15 @@ class SelfAttention(nn.Module):
         Args:
             x: (B, Q, D).
             position: (B, Q, D).
-            blocked: (Q, Q) bool, True where row may not see column; None blocks nothing.
+            blocked: bool, broadcast to (B, heads, Q, Q): True where the query of the row may not
+                see that of the column; None blocks nothing.
 
         Returns:
             (B, Q, D).
         """
         query, key, value = self._project(x, position)
         drop = self.dropout.p if self.training else 0.0
-        mixed = attend(query, key, value, blocked, dropout=drop)
-        mixed = mixed.transpose(1, 2).flatten(2)  # (B, heads, Q, D / heads) -> (B, Q, D)
+        mixed = merge_heads(attend(query, key, value, blocked, dropout=drop))
         return self.norm(x + self.dropout(self.out_proj(mixed)))
 
     def _project(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,22 +44,83 @@ class SelfAttention(nn.Module):
         query_key = F.linear(x + position, weight[: 2 * width], bias[: 2 * width])
         value = F.linear(x, weight[2 * width :], bias[2 * width :])
         query, key = query_key.chunk(2, dim=-1)
-        return self._split(query), self._split(key), self._split(value)
+        heads = self.heads
+        return split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)
+
+class SeparateSelfAttention(nn.Module):
+    """Residual self-attention whose contents and positions have projections of their own.
+
+    Conditional DETR (arXiv:2108.06152), in every decoder layer.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.query_position = nn.Linear(width, width), nn.Linear(width, width)
+        self.key, self.key_position = nn.Linear(width, width), nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, position: Tensor, blocked: Tensor | None) -> Tensor:
+        """Let queries attend to each other; arguments and result as in `SelfAttention`."""
+        query = split_heads(self.query(x) + self.query_position(position), self.heads)
+        key = split_heads(self.key(x) + self.key_position(position), self.heads)
+        value = split_heads(self.value(x), self.heads)
+        drop = self.dropout.p if self.training else 0.0
+        mixed = merge_heads(attend(query, key, value, blocked, dropout=drop))
+        return self.norm(x + self.dropout(self.out_proj(mixed)))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return (B, Q, D) as (B, heads, Q, D / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Return (B, heads, Q, d) as (B, Q, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None, *, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocked: Tensor | None,
+    *,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v for (B, heads, Q, d), with `blocked` pairs left out."""
-    if blocked is None:
+    """Return softmax(q k^T / sqrt(d) + bias) v, with `blocked` pairs left out.
+
+    Args:
+        query: (B, heads, Q, d).
+        key: (B, heads, S, d).
+        value: (B, heads, S, e).
+        blocked: bool, broadcast to (B, heads, Q, S), or None.
+        bias: Broadcast likewise, or None.
+        dropout: Share of the pairs that are dropped.
+
+    Returns:
+        (B, heads, Q, e).
+    """
+    if blocked is None and bias is None:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    bias = torch.zeros_like(blocked, dtype=query.dtype).masked_fill_(blocked, float("-inf"))
+    bias = _biased(bias, blocked, query.dtype)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and dropout == 0:
         return _attend_by_products(query, key, value, bias)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+
+
+def _biased(bias: Tensor | None, blocked: Tensor | None, dtype: torch.dtype) -> Tensor:
+    if blocked is None:
+        assert bias is not None
+        return bias.to(dtype)
+    base = torch.zeros_like(blocked, dtype=dtype) if bias is None else bias.to(dtype)
+    return base.masked_fill(blocked, float("-inf"))
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
@@ -70,7 +131,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor)
     """
     images, heads, queries, size = query.shape
     scores = torch.baddbmm(
-        bias.expand(images * heads, queries, queries),
+        bias.expand(images, heads, queries, key.shape[2]).flatten(0, 1),
         query.flatten(0, 1),
         key.flatten(0, 1).transpose(1, 2),
         alpha=size**-0.5,

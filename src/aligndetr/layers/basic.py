@@ -1,6 +1,7 @@
 """Stacks of linear layers."""
 
 import itertools
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,14 +27,22 @@ class MLP(nn.Module):
 class FeedForward(nn.Module):
     """Residual two-layer network with post-norm, as in DETR's transformer layers."""
 
-    def __init__(self, width: int, hidden: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        activation: Literal["relu", "prelu"] = "relu",
+    ) -> None:
         super().__init__()
         self.expand = nn.Linear(width, hidden)
+        self.activation = nn.PReLU() if activation == "prelu" else nn.ReLU()
         self.contract = nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        hidden = self.dropout(F.relu(self.expand(x)))
+        hidden = self.dropout(self.activation(self.expand(x)))
         return self.norm(x + self.dropout(self.contract(hidden)))

@@ -19,9 +19,9 @@ class DeformableAttention(nn.Module):
         self.offsets = nn.Linear(width, heads * levels * points * 2)
         self.weights = nn.Linear(width, heads * levels * points)
         self.output = nn.Linear(width, width)
-        self.reset_parameters()
+        self.draw_parameters()
 
-    def reset_parameters(self) -> None:
+    def draw_parameters(self) -> None:
         """Start with equal weights and points on rays, one direction a head, one step a point."""
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.weights.weight)

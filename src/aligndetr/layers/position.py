@@ -5,6 +5,7 @@ A coordinate p becomes sin(p / T^(2i/n)) and cos(p / T^(2i/n)), interleaved, n f
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,14 +47,18 @@ def embed_grid(valid: Tensor, width: int, *, temperature: float, offset: float) 
     return torch.cat(axes, dim=-1)
 
 
-def embed_boxes(reference: Tensor, features_per_coordinate: int) -> Tensor:
+def embed_boxes(
+    reference: Tensor, features_per_coordinate: int, *, order: Literal["yx", "xy"] = "yx"
+) -> Tensor:
     """Return the embedding of points or boxes: (..., 2 or 4) -> (..., 2n or 4n).
 
-    The order is y, x, width, height: only the first two are swapped, as published systems
-    and their weights have it.
+    Published systems and their weights have the order y, x, width, height: only the first two
+    are swapped. That of proposals in Deformable DETR is x, y, width, height.
     """
-    order = [1, 0, 2, 3][: reference.shape[-1]]
+    columns = [1, 0, 2, 3] if order == "yx" else [0, 1, 2, 3]
     features = sine_features(
-        reference[..., order] * (2 * math.pi), features_per_coordinate, BOX_TEMPERATURE
+        reference[..., columns[: reference.shape[-1]]] * (2 * math.pi),
+        features_per_coordinate,
+        BOX_TEMPERATURE,
     )
     return features.flatten(-2)

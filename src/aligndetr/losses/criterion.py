@@ -55,6 +55,9 @@ class Criterion(Settings):
     with a number for each decoder layer."""
     proposal_k: PositiveInt = 1
     """Positives per object among the encoder's proposals."""
+    proposal_labels: Literal["own", "one"] = "own"
+    """Whether proposals learn the objects' own classes (DINO), or all objects are of the first
+    class, which then tells them from background (Deformable DETR, H-Deformable-DETR)."""
     tau: PositiveFloat | None = 1.5
     """Temperature of the prime weights w = exp(-rank / tau) of several positives; None: all 1."""
     prime: Literal["main", "matched"] = "main"
@@ -120,9 +123,17 @@ class Criterion(Settings):
             rows = list(zip(names, layers, k, strict=True))
             if group.name == "main" and output.proposals is not None:
                 rows.append(("proposals", output.proposals, self.proposal_k))
-            alike = groupby(rows, key=lambda row: (row[1].logits.shape, row[1].iou_logits is None))
-            parts += [_stacked(list(part), group) for _, part in alike]
+            parts += [
+                _stacked(list(part), group, is_binary=alike[0])
+                for alike, part in groupby(rows, key=self._likeness)
+            ]
         return parts
+
+    def _likeness(self, row: Row) -> tuple[bool, torch.Size, bool]:
+        """Return what rows share that are supervised together; first, whether classes are one."""
+        name, layer, _ = row
+        is_binary = name == "proposals" and self.proposal_labels == "one"
+        return is_binary, layer.logits.shape, layer.iou_logits is None
 
     def layer_k(self, layers: int) -> tuple[int, ...]:
         """Return the positives per object of each layer, or raise ValueError: `k` has others."""
@@ -188,7 +199,7 @@ class Criterion(Settings):
         targets: Targets,
         corners: tuple[Tensor, Tensor],
     ) -> Matched:
-        entries = (pairs.image, pairs.query, targets.labels[pairs.target])
+        entries = (pairs.image, pairs.query, part.stack.labels(targets)[pairs.target])
         block = pairs.query // max(part.stack.block_queries, 1)
         return Matched(
             entries,
@@ -199,7 +210,7 @@ class Criterion(Settings):
         )
 
 
-def _stacked(rows: list[Row], group: QueryGroup) -> Supervised:
+def _stacked(rows: list[Row], group: QueryGroup, *, is_binary: bool) -> Supervised:
     names, layers, positives = zip(*rows, strict=True)
     logits = at_least_float32(torch.stack([layer.logits for layer in layers]))
     boxes = at_least_float32(torch.stack([layer.boxes for layer in layers]))
@@ -210,6 +221,7 @@ def _stacked(rows: list[Row], group: QueryGroup) -> Supervised:
         positives,
         copies=max(1, group.copies // group.blocks),
         blocks=group.blocks,
+        is_binary=is_binary,
     )
     branch = [layer.iou_logits for layer in layers if layer.iou_logits is not None]
     return Supervised(

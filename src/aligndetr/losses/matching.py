@@ -29,7 +29,7 @@ class Stack:
     `logits` (N, B, Q, C); `boxes` (N, B, Q, 4); `positives` the queries that an object may have
     in each layer, which is lowered image by image where they would take more than half of the
     queries; `copies` multiplies that, come what may; `blocks` equal parts of the Q queries, each
-    matched on its own.
+    matched on its own; `is_binary` makes all targets one class, the first.
     """
 
     logits: Tensor
@@ -37,6 +37,11 @@ class Stack:
     positives: tuple[int, ...]
     copies: int = 1
     blocks: int = 1
+    is_binary: bool = False
+
+    def labels(self, targets: Targets) -> Tensor:
+        """Return the classes (T,) that count here."""
+        return torch.zeros_like(targets.labels) if self.is_binary else targets.labels
 
     @property
     def block_queries(self) -> int:
@@ -107,6 +112,7 @@ class Matcher(Settings):
 
     def _costs(self, stack: Stack, targets: Targets) -> Iterator[Tensor]:
         """Yield the costs of image after image, as chunks of whole (M, Q / blocks) problems."""
+        labels = stack.labels(targets)
         for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
             if count == 0:
                 continue
@@ -114,7 +120,7 @@ class Matcher(Settings):
             own = slice(start, start + count)
             rows = chunk_rows(logits, stack.block_queries * count)
             for few_logits, few_boxes in zip(logits.split(rows), boxes.split(rows), strict=True):
-                yield self.cost(few_logits, few_boxes, targets.boxes[own], targets.labels[own])
+                yield self.cost(few_logits, few_boxes, targets.boxes[own], labels[own])
 
 
 def _assignment(stack: Stack, targets: Targets, solved: Iterator[Pairs]) -> Assignment:

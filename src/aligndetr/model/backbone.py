@@ -6,7 +6,9 @@ from typing import Any, Literal
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from aligndetr.errors import ConfigError
 from aligndetr.model.folding import folded
 from aligndetr.types import Features, ImageBatch
 
@@ -26,6 +28,8 @@ class Backbone(nn.Module):
             network = freeze_batch_norm_2d(network)
         info: Any = network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
+        self.has_channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+        self.multiple: int = info.info[0]["reduction"] if self.has_channels_last else 1
         self.strides: tuple[int, ...] = tuple(info.reduction())
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.is_frozen = freeze == "all"
@@ -41,6 +45,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: ImageBatch, *, precision: torch.dtype = torch.float32) -> Features:
         """Return the maps of normalised images."""
+        images = _padded(images, self.multiple)
         pixels = images.pixels.contiguous(memory_format=torch.channels_last)
         if self.is_frozen:
             levels = self._run_folded(pixels, precision)
@@ -48,6 +53,8 @@ class Backbone(nn.Module):
             is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
             with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
                 levels: Sequence[Tensor] = self.network(pixels)
+        if self.has_channels_last:  # timm's Swin and its kin
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
         return Features(tuple(levels), images.padding, images.sizes)
 
     @torch.no_grad()
@@ -71,6 +78,20 @@ class Backbone(nn.Module):
         )
 
 
+def _padded(images: ImageBatch, multiple: int) -> ImageBatch:
+    """Return the images padded to sides that are multiples: timm's Swin takes no others."""
+    height, width = images.pixels.shape[-2:]
+    margin = (0, -width % multiple, 0, -height % multiple)
+    if not any(margin):
+        return images
+    padding = images.padding
+    if padding is None:
+        padding = images.pixels.new_zeros((len(images.pixels), height, width), dtype=torch.bool)
+    return ImageBatch(
+        F.pad(images.pixels, margin), F.pad(padding, margin, value=True), images.sizes
+    )
+
+
 def _forget_folded(module: nn.Module, _: object) -> None:
     assert isinstance(module, Backbone)
     module._folded.clear()  # pyright: ignore[reportPrivateUsage]
@@ -88,7 +109,13 @@ def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[
         return []
     last_module = _stage_ends(network)[freeze - 1]
     modules = list(network.named_modules())
-    end = max(index for index, (name, _) in enumerate(modules) if _is_within(name, last_module))
+    ends = [index for index, (name, _) in enumerate(modules) if _is_within(name, last_module)]
+    if not ends:
+        raise ConfigError(
+            f"backbone.freeze: expected a backbone whose stages are modules of their own, found "
+            f"{type(network).__name__} without {last_module or 'any'}; set it to 0 or all"
+        )
+    end = ends[-1]
     return [
         parameter
         for _, module in modules[: end + 1]

@@ -1,30 +1,43 @@
-"""From a configuration to a network: the one place that knows both."""
+"""From a configuration to a network: with `build_parts`, the one place that knows both."""
 
-from typing import Literal
+from typing import Literal, assert_never, overload
 
 import torch
 from torch import nn
 
-from aligndetr.config.schema import Config
-from aligndetr.layers.attention import SelfAttention
-from aligndetr.layers.basic import FeedForward
-from aligndetr.layers.deformable import DeformableAttention
+from aligndetr.config.schema import AnyConfig, Config, RegionConfig
+from aligndetr.config.slots import ContrastiveDenoising, PlainDenoising
 from aligndetr.model.backbone import Backbone
-from aligndetr.model.decoder import Decoder, DecoderLayer
-from aligndetr.model.denoising import ContrastiveDenoising
+from aligndetr.model.build_parts import build_decoder, build_encoder, build_queries
+from aligndetr.model.build_regions import build_regions
+from aligndetr.model.denoising import Denoising, blocks_for
 from aligndetr.model.detector import DetectorModel
-from aligndetr.model.encoder import DeformableEncoder, DeformableEncoderLayer
 from aligndetr.model.heads import Head
 from aligndetr.model.neck import Neck
-from aligndetr.model.queries import TopQueries
+from aligndetr.model.places import AxisEmbedding
+from aligndetr.model.regions import RegionDetector
 from aligndetr.model.weights import create_backbone
 
 Precision = Literal["auto", "fp32", "bf16"]
+Network = DetectorModel | RegionDetector
+"""A network of either kind: it takes images or their features, and objects to train on."""
+
+
+@overload
+def build_model(
+    config: Config, *, device: torch.device, pretrained: bool | None = None
+) -> tuple[DetectorModel, str]: ...
+
+
+@overload
+def build_model(
+    config: RegionConfig, *, device: torch.device, pretrained: bool | None = None
+) -> tuple[RegionDetector, str]: ...
 
 
 def build_model(
-    config: Config, *, device: torch.device, pretrained: bool | None = None
-) -> tuple[DetectorModel, str]:
+    config: AnyConfig, *, device: torch.device, pretrained: bool | None = None
+) -> tuple[Network, str]:
     """Return the network on `device`, and a sentence that says which backbone weights it has.
 
     Args:
@@ -36,33 +49,45 @@ def build_model(
         CheckpointError: The backbone's weights cannot be had.
     """
     backbone, origin = build_backbone(config, pretrained=pretrained)
-    model = DetectorModel(
-        backbone=backbone,
-        neck=Neck(
-            backbone.channels,
-            config.width,
-            levels=config.neck.levels,
-            temperature=config.position.temperature,
-            offset=config.position.offset,
-        ),
-        encoder=_build_encoder(config),
-        queries=_build_queries(config),
-        denoising=_build_denoising(config),
-        decoder=_build_decoder(config),
-        precision=resolve_precision(config.precision, device),
-    )
-    _initialise(model)
-    model.neck.level.requires_grad_(config.encoder.layers > 0)  # only the encoder reads positions
+    precision = resolve_precision(config.precision, device)
+    match config:
+        case Config():
+            model = build_detector(config, backbone, precision=precision)
+        case RegionConfig():
+            model = build_regions(config, backbone, precision=precision)
     return model.to(device), origin
 
 
-def build_backbone(config: Config, *, pretrained: bool | None = None) -> tuple[Backbone, str]:
+def build_detector(
+    config: Config, backbone: Backbone, *, precision: torch.dtype = torch.float32
+) -> DetectorModel:
+    """Return the network with that backbone, the rest of it freshly drawn."""
+    axes = AxisEmbedding(config.width)  # one for all who look along rows and columns
+    model = DetectorModel(
+        backbone=backbone,
+        neck=_build_neck(config, backbone),
+        encoder=build_encoder(config, axes),
+        queries=build_queries(config),
+        denoising=_build_denoising(config),
+        decoder=build_decoder(config, axes),
+        precision=precision,
+    )
+    _initialise(model)
+    if model.neck.level is not None and config.encoder.layers == 0:
+        model.neck.level.requires_grad_(False)  # only a deformable encoder reads positions
+    return model
+
+
+def build_backbone(config: AnyConfig, *, pretrained: bool | None = None) -> tuple[Backbone, str]:
     """Return the backbone and a sentence about its weights."""
     options = config.backbone
     wanted = options.pretrained if pretrained is None else pretrained
-    source = (options.weights or "pretrained") if wanted else None
     network, origin = create_backbone(
-        options.name, strides=options.strides, output_stride=options.output_stride, source=source
+        options.name,
+        strides=options.strides,
+        output_stride=options.output_stride,
+        source=(options.weights or "pretrained") if wanted else None,
+        arguments=options.options,
     )
     return Backbone(network, freeze=options.freeze, norm=options.norm), origin
 
@@ -90,84 +115,61 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
             return False
 
 
-def _build_encoder(config: Config) -> DeformableEncoder:
-    options = config.encoder
-    layers = [
-        DeformableEncoderLayer(
-            _deformable_attention(config, points=options.points),
-            FeedForward(config.width, options.feedforward, dropout=options.dropout),
-            config.width,
-        )
-        for _ in range(options.layers)
-    ]
-    return DeformableEncoder(layers)
-
-
-def _build_queries(config: Config) -> TopQueries:
-    return TopQueries(
-        _head(config), config.width, count=config.queries.count, content=config.queries.content
+def _build_neck(config: Config, backbone: Backbone) -> Neck:
+    options, position = config.neck, config.position
+    return Neck(
+        backbone.channels,
+        config.width,
+        levels=options.levels,
+        temperature=position.temperature,
+        offset=position.offset,
+        extra=options.extra,
+        has_norm=options.norm == "group",
+        embeds_levels=config.encoder.type == "deformable" or options.levels > 1,
+        sees_padding_in_evaluation=options.padding == "seen_in_evaluation",
     )
 
 
-def _build_denoising(config: Config) -> ContrastiveDenoising | None:
+def _build_denoising(config: Config) -> Denoising | None:
     options = config.denoising
-    if options is None:
-        return None
-    return ContrastiveDenoising(
+    match options:
+        case None:
+            return None
+        case ContrastiveDenoising():
+            blocks = blocks_for(options.queries, below=options.blocks_below)
+            label_noise = options.label_noise / 2  # half of them get their own label again
+        case PlainDenoising(blocks=count):
+            blocks = lambda _: count  # noqa: E731
+            label_noise = options.label_noise
+        case _:
+            assert_never(options)
+    return Denoising(
         config.width,
         config.num_classes,
-        queries=options.queries,
-        label_noise=options.label_noise,
+        has_negatives=options.type == "contrastive",
+        blocks=blocks,
+        label_noise=label_noise,
         box_noise=options.box_noise,
         eps=config.decoder.inverse_sigmoid_eps,
     )
 
 
-def _build_decoder(config: Config) -> Decoder:
-    options = config.decoder
-    layers = [
-        DecoderLayer(
-            SelfAttention(config.width, config.heads, dropout=options.dropout),
-            _deformable_attention(config, points=options.points),
-            FeedForward(config.width, options.feedforward, dropout=options.dropout),
-            config.width,
-        )
-        for _ in range(options.layers)
-    ]
-    if options.heads_shared:
-        heads = [_head(config, has_iou_branch=config.head.iou_branch)] * options.layers
-    else:
-        heads = [
-            _head(config, has_iou_branch=config.head.iou_branch) for _ in range(options.layers)
-        ]
-    return Decoder(
-        layers,
-        heads,
-        config.width,
-        refinement=options.refinement,
-        eps=options.inverse_sigmoid_eps,
-    )
-
-
-def _head(config: Config, *, has_iou_branch: bool = False) -> Head:
-    prior = config.head.prior
-    return Head(config.width, config.num_classes, prior=prior, has_iou_branch=has_iou_branch)
-
-
-def _deformable_attention(config: Config, *, points: int) -> DeformableAttention:
-    return DeformableAttention(config.width, config.heads, levels=config.neck.levels, points=points)
-
-
 def _initialise(model: DetectorModel) -> None:
-    """Draw every matrix of the transformer from xavier's uniform distribution, as DINO does.
+    """Draw every matrix of the transformer from xavier's uniform distribution, as all systems do.
 
-    Heads keep their own start, embeddings of labels and levels are normal, and the deformable
-    attentions start with their rays.
+    Heads keep their own start; then every part that has one of its own makes it.
     """
     for part in (model.encoder, model.queries, model.decoder):
-        for name, parameter in part.named_parameters():
-            if parameter.dim() > 1 and "head" not in name:
+        heads = {
+            parameter
+            for module in part.modules()
+            if isinstance(module, Head)
+            for parameter in module.parameters()
+        }
+        for parameter in part.parameters():
+            if parameter.dim() > 1 and parameter not in heads:
                 nn.init.xavier_uniform_(parameter)
         for module in part.modules():
-            if isinstance(module, DeformableAttention):
-                module.reset_parameters()
+            draw = getattr(module, "draw_parameters", None)
+            if draw is not None:
+                draw()

@@ -1,15 +1,17 @@
-"""Contrastive denoising: noised targets as extra queries in training (DINO, section 3.3).
+"""Denoising: noised targets as extra queries in training (DN-DETR; DINO, section 3.3).
 
-Each block holds, for every image, its targets twice: slightly moved ones, which are to be
-restored, and strongly moved ones, which are to be called background. All images get the slots
-of the fullest one; slots without an object are zeros at the image centre, attended to and
-supervised as background, as in the published code.
+Each block holds, for every image, its targets slightly moved, which are to be restored; DINO's
+also strongly moved ones, which are to be called background. All images get the slots of the
+fullest one; slots without an object are zeros at the image centre, attended to and supervised as
+background, as in DINO's code.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aligndetr.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from aligndetr.types import Assignment, Queries, QueryGroup, Targets
@@ -17,7 +19,7 @@ from aligndetr.types import Assignment, Queries, QueryGroup, Targets
 
 @dataclass(frozen=True)
 class Noise:
-    """Random draws for R = 2 * blocks * T noised targets: positives, negatives, positives ...
+    """Random draws for R noised targets: T positives, T negatives (if any), T positives, ...
 
     `label_chance` (R,) in [0, 1); `label` (R,) int64 a random class; `sign` (R, 4) of -1 and 1;
     `part` (R, 4) in [0, 1).
@@ -39,23 +41,38 @@ class Noise:
         )
 
 
-class ContrastiveDenoising(nn.Module):
-    """Adds a denoising group in front of the main queries."""
+class Denoising(nn.Module):
+    """Adds a denoising group in front of the main queries.
+
+    With negatives it is DINO's, without them that of DN-DETR (arXiv:2203.01305, section 4), where
+    the last feature of a query's content tells that it is noised.
+    """
 
     def __init__(
         self,
         width: int,
         num_classes: int,
         *,
-        queries: int,
+        has_negatives: bool,
+        blocks: Callable[[int], int],
         label_noise: float,
         box_noise: float,
         eps: float,
     ) -> None:
+        """Take the number of blocks as a function of the objects of the fullest image.
+
+        `label_noise` is the share of labels that are drawn anew.
+        """
         super().__init__()
-        self.queries, self.num_classes, self.eps = queries, num_classes, eps
+        self.has_negatives, self.num_blocks = has_negatives, blocks
+        self.num_classes, self.eps = num_classes, eps
         self.label_noise, self.box_noise = label_noise, box_noise
-        self.label = nn.Embedding(num_classes, width)
+        self.label = nn.Embedding(num_classes, width if has_negatives else width - 1)
+
+    @property
+    def _halves(self) -> int:
+        """How often a block has each target."""
+        return 2 if self.has_negatives else 1
 
     def forward(self, queries: Queries, targets: Targets, noise: Noise | None = None) -> Queries:
         """Return the queries with the denoising group first; as they are without any target.
@@ -66,50 +83,48 @@ class ContrastiveDenoising(nn.Module):
         if slots == 0:
             return queries
         blocks = self.num_blocks(slots)
-        device = targets.boxes.device
+        repeats = self._halves * blocks
         if noise is None:
-            noise = Noise.draw(2 * blocks * len(targets), self.num_classes, device)
-        image, slot = self._places(targets, blocks, slots)
-        size = 2 * blocks * slots
+            rows = repeats * len(targets)
+            noise = Noise.draw(rows, self.num_classes, targets.boxes.device)
+        image, slot = _places(targets, repeats, slots)
+        size = repeats * slots
         content = queries.content.new_zeros(len(targets.counts), size, queries.content.shape[-1])
-        content[image, slot] = self.label(self._noised_labels(targets, noise, blocks)).to(
-            content.dtype
-        )
+        content[image, slot] = self._contents(targets, noise, repeats).to(content.dtype)
         boxes = targets.boxes.new_full((len(targets.counts), size, 4), 0.5)
-        boxes[image, slot] = self._noised_boxes(targets, noise, blocks)
-        return self._join(queries, content, boxes, self._group(targets, blocks, slots, size))
+        boxes[image, slot] = self._noised_boxes(targets, noise, repeats)
+        group = self._group(targets, blocks, slots, size)
+        return _join(queries, content, boxes, group)
 
-    def num_blocks(self, slots: int) -> int:
-        """Return how often the targets are repeated, from those of the fullest image."""
-        return max(self.queries // slots, 1)
+    def _contents(self, targets: Targets, noise: Noise, repeats: int) -> Tensor:
+        labels = targets.labels.repeat(repeats)
+        labels = torch.where(noise.label_chance < self.label_noise, noise.label, labels)
+        content = self.label(labels)
+        return content if self.has_negatives else F.pad(content, (0, 1), value=1.0)
 
-    def _noised_labels(self, targets: Targets, noise: Noise, blocks: int) -> Tensor:
-        labels = targets.labels.repeat(2 * blocks)
-        return torch.where(noise.label_chance < self.label_noise * 0.5, noise.label, labels)
+    def _noised_boxes(self, targets: Targets, noise: Noise, repeats: int) -> Tensor:
+        boxes = targets.boxes.repeat(repeats, 1)
+        if self.has_negatives:
+            noised = self._with_moved_corners(boxes, noise, repeats)
+        else:
+            reach = torch.cat((boxes[:, 2:] / 2, boxes[:, 2:]), dim=1)
+            noised = (boxes + noise.sign * noise.part * reach * self.box_noise).clamp(0, 1)
+        return inverse_sigmoid(noised, eps=self.eps).sigmoid()
 
-    def _noised_boxes(self, targets: Targets, noise: Noise, blocks: int) -> Tensor:
+    def _with_moved_corners(self, boxes: Tensor, noise: Noise, repeats: int) -> Tensor:
         """Move every corner by up to `box_noise` half sizes, negatives by one more.
 
         Opposite corners may pass each other, which leaves a negative size, as published.
         """
-        boxes = targets.boxes.repeat(2 * blocks, 1)
         half_size = (boxes[:, 2:] / 2).repeat(1, 2)
-        is_negative = torch.arange(2 * blocks, device=boxes.device) % 2
-        reach = noise.part + is_negative.repeat_interleave(len(targets))[:, None]
+        is_negative = torch.arange(repeats, device=boxes.device) % 2
+        reach = noise.part + is_negative.repeat_interleave(len(boxes) // repeats)[:, None]
         corners = cxcywh_to_xyxy(boxes) + noise.sign * reach * half_size * self.box_noise
-        noised = xyxy_to_cxcywh(corners.clamp(0, 1))
-        return inverse_sigmoid(noised, eps=self.eps).sigmoid()
-
-    def _places(self, targets: Targets, blocks: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Return image and slot of every noised target, in the order of the draws."""
-        image, within = _image_and_rank(targets)
-        halves = torch.arange(2 * blocks, device=image.device)
-        slot = (halves[:, None] * slots + within).flatten()
-        return image.repeat(2 * blocks), slot
+        return xyxy_to_cxcywh(corners.clamp(0, 1))
 
     def _group(self, targets: Targets, blocks: int, slots: int, size: int) -> QueryGroup:
         image, within = _image_and_rank(targets)
-        starts = torch.arange(blocks, device=image.device) * 2 * slots
+        starts = torch.arange(blocks, device=image.device) * self._halves * slots
         rows = torch.arange(len(targets), device=image.device)
         known = Assignment(
             image=image.repeat(blocks),
@@ -120,19 +135,39 @@ class ContrastiveDenoising(nn.Module):
             "denoising", (0, size), copies=blocks, blocks=blocks, sees_main=True, known=known
         )
 
-    def _join(self, queries: Queries, content: Tensor, boxes: Tensor, group: QueryGroup) -> Queries:
-        assert queries.reference is not None, "denoising needs reference boxes"
-        size = content.shape[1]
-        shifted = tuple(
-            replace(other, span=(other.span[0] + size, other.span[1] + size))
-            for other in queries.groups
-        )
-        return replace(
-            queries,
-            content=torch.cat((content, queries.content), dim=1),
-            reference=torch.cat((boxes, queries.reference), dim=1),
-            groups=(group, *shifted),
-        )
+
+def blocks_for(queries: int, *, below: int = 0) -> Callable[[int], int]:
+    """Return how often targets are repeated, so that there are about `queries` positives.
+
+    Where 2 * queries is less than `below`, it is the number of blocks (IDEA's code, with 100).
+    """
+
+    def blocks(slots: int) -> int:
+        return 2 * queries if 2 * queries < below else max(queries // slots, 1)
+
+    return blocks
+
+
+def _places(targets: Targets, repeats: int, slots: int) -> tuple[Tensor, Tensor]:
+    """Return image and slot of every noised target, in the order of the draws."""
+    image, within = _image_and_rank(targets)
+    starts = torch.arange(repeats, device=image.device) * slots
+    return image.repeat(repeats), (starts[:, None] + within).flatten()
+
+
+def _join(queries: Queries, content: Tensor, boxes: Tensor, group: QueryGroup) -> Queries:
+    assert queries.reference is not None, "denoising needs reference boxes"
+    size = content.shape[1]
+    shifted = tuple(
+        replace(other, span=(other.span[0] + size, other.span[1] + size))
+        for other in queries.groups
+    )
+    return replace(
+        queries,
+        content=torch.cat((content, queries.content), dim=1),
+        reference=torch.cat((boxes, queries.reference), dim=1),
+        groups=(group, *shifted),
+    )
 
 
 def _image_and_rank(targets: Targets) -> tuple[Tensor, Tensor]:

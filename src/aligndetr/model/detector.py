@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from aligndetr.model.backbone import Backbone
 from aligndetr.model.decoder import Decoder
-from aligndetr.model.denoising import ContrastiveDenoising, Noise
-from aligndetr.model.encoder import DeformableEncoder
+from aligndetr.model.denoising import Denoising, Noise
+from aligndetr.model.encoder import Encoder
 from aligndetr.model.neck import Neck
-from aligndetr.model.queries import TopQueries
+from aligndetr.model.queries import QuerySource
 from aligndetr.types import DetectorOutput, Features, ImageBatch, Targets
 
 
@@ -23,9 +23,9 @@ class DetectorModel(nn.Module):
         *,
         backbone: Backbone,
         neck: Neck,
-        encoder: DeformableEncoder,
-        queries: TopQueries,
-        denoising: ContrastiveDenoising | None,
+        encoder: Encoder,
+        queries: QuerySource,
+        denoising: Denoising | None,
         decoder: Decoder,
         precision: torch.dtype = torch.float32,
     ) -> None:

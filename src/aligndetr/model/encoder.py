@@ -1,10 +1,13 @@
-"""Encoder: tokens of all levels attend to each other through deformable attention."""
+"""Encoder: tokens attend to each other, in the ways that the family has."""
 
 import torch
 from torch import Tensor, nn
 
-from aligndetr.layers.basic import FeedForward
+from aligndetr.layers.attention import SelfAttention
+from aligndetr.layers.basic import MLP, FeedForward
 from aligndetr.layers.deformable import DeformableAttention
+from aligndetr.layers.row_column import RowColumnAttention
+from aligndetr.model.places import AxisEmbedding
 from aligndetr.types import Memory
 
 
@@ -12,11 +15,17 @@ class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention and a feed-forward network, both with post-norm."""
 
     def __init__(
-        self, attention: DeformableAttention, feedforward: FeedForward, width: int
+        self,
+        attention: DeformableAttention,
+        feedforward: FeedForward,
+        width: int,
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention = attention
         self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
         self.feedforward = feedforward
 
     def forward(self, memory: Memory, reference: Tensor) -> Memory:
@@ -25,7 +34,7 @@ class DeformableEncoderLayer(nn.Module):
         read = self.attention(
             tokens + memory.position, reference, tokens, memory.shapes, memory.padding
         )
-        return memory.with_tokens(self.feedforward(self.norm(tokens + read)))
+        return memory.with_tokens(self.feedforward(self.norm(tokens + self.dropout(read))))
 
 
 class DeformableEncoder(nn.Module):
@@ -45,6 +54,97 @@ class DeformableEncoder(nn.Module):
         return memory
 
 
+class DenseEncoderLayer(nn.Module):
+    """Full self-attention and a feed-forward network, both with post-norm (DETR).
+
+    `mixes_levels`: whether tokens attend to those of all levels or only to those of their own.
+    """
+
+    def __init__(
+        self, attention: SelfAttention, feedforward: FeedForward, *, mixes_levels: bool
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feedforward = feedforward
+        self.mixes_levels = mixes_levels
+
+    def forward(self, memory: Memory, position: Tensor) -> Memory:
+        """Return the memory with its tokens renewed; `position` (B, S, D)."""
+        sizes = [height * width for height, width in memory.shapes]
+        parts = [sum(sizes)] if self.mixes_levels else sizes
+        tokens, positions = memory.tokens.split(parts, dim=1), position.split(parts, dim=1)
+        hidden = [None] * len(parts)
+        if memory.padding is not None:
+            hidden = [part[:, None, None] for part in memory.padding.split(parts, dim=1)]
+        read = [self.attention(*part) for part in zip(tokens, positions, hidden, strict=True)]
+        return memory.with_tokens(self.feedforward(torch.cat(read, dim=1)))
+
+
+class DenseEncoder(nn.Module):
+    """Layers of full self-attention; with `scale`, an MLP of the tokens scales their positions.
+
+    The scale is one for all layers (DAB-DETR, section 4.4).
+    """
+
+    def __init__(self, layers: list[DenseEncoderLayer], scale: MLP | None = None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.scale = scale
+
+    def forward(self, memory: Memory) -> Memory:
+        """Return the encoded memory."""
+        for layer in self.layers:
+            scale = 1.0 if self.scale is None else self.scale(memory.tokens)
+            memory = layer(memory, memory.position * scale)
+        return memory
+
+
+class RowColumnEncoderLayer(nn.Module):
+    """Row-column self-attention and a feed-forward network, both with post-norm."""
+
+    def __init__(
+        self,
+        attention: RowColumnAttention,
+        feedforward: FeedForward,
+        width: int,
+        *,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.feedforward = feedforward
+
+    def forward(self, memory: Memory, axes: Tensor) -> Memory:
+        """Return the memory with its tokens renewed; `axes` (B, S, 2, D)."""
+        padding = None if memory.padding is None else as_map(memory.padding, memory)
+        read = self.attention(
+            memory.tokens, axes, as_map(memory.tokens, memory), as_map(axes, memory), padding
+        )
+        tokens = self.norm(memory.tokens + self.dropout(read))
+        return memory.with_tokens(self.feedforward(tokens))
+
+
+class RowColumnEncoder(nn.Module):
+    """Layers of row-column self-attention over a single level (Anchor DETR, section 3.4)."""
+
+    def __init__(self, layers: list[RowColumnEncoderLayer], axes: AxisEmbedding) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.axes = axes
+
+    def forward(self, memory: Memory) -> Memory:
+        """Return the encoded memory."""
+        axes = self.axes(token_centres(memory))
+        for layer in self.layers:
+            memory = layer(memory, axes)
+        return memory
+
+
+Encoder = DeformableEncoder | DenseEncoder | RowColumnEncoder
+
+
 def token_centres(memory: Memory) -> Tensor:
     """Return (B, S, 2): x, y of every token's centre, in (0, 1) of the unpadded image."""
     levels: list[Tensor] = []
@@ -58,3 +158,9 @@ def token_centres(memory: Memory) -> Tensor:
         size_wh = memory.valid_ratios.new_tensor([width, height])
         levels.append(centres / (memory.valid_ratios[:, index, None] * size_wh))
     return torch.cat(levels, dim=1)
+
+
+def as_map(tokens: Tensor, memory: Memory) -> Tensor:
+    """Return (B, S, ...) tokens of a memory of one level as (B, h, w, ...)."""
+    (shape,) = memory.shapes
+    return tokens.unflatten(1, shape)

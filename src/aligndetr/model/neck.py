@@ -1,6 +1,7 @@
 """From backbone maps to the memory: one width, more levels, positions, padding."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +18,51 @@ class Neck(nn.Module):
     """Project every level to width D, add coarser ones, and flatten all into tokens.
 
     The first extra level is a strided convolution of the last backbone map itself, each
-    further one of the level before it (Deformable DETR, section A.2).
+    further one of the level before it (Deformable DETR, section A.2); or all are pooled.
     """
 
     def __init__(
-        self, channels: Sequence[int], width: int, *, levels: int, temperature: float, offset: float
+        self,
+        channels: Sequence[int],
+        width: int,
+        *,
+        levels: int,
+        temperature: float,
+        offset: float,
+        extra: Literal["convolution", "pooling"] = "convolution",
+        has_norm: bool = True,
+        embeds_levels: bool = True,
+        sees_padding_in_evaluation: bool = False,
     ) -> None:
+        """Take the channels of the backbone maps; see `config.slots.Neck` for the options.
+
+        `embeds_levels`: whether a learned vector a level is added to positions.
+        """
         super().__init__()
         self.width, self.temperature, self.offset = width, temperature, offset
-        projections = [_projection(count, width, stride=1) for count in channels[:levels]]
-        for extra in range(levels - len(channels)):
-            source = channels[-1] if extra == 0 else width
-            projections.append(_projection(source, width, stride=2))
+        self.levels = levels
+        self.sees_padding_in_evaluation = sees_padding_in_evaluation
+        projections = [
+            _projection(count, width, stride=1, has_norm=has_norm) for count in channels[:levels]
+        ]
+        if extra == "convolution":
+            for index in range(levels - len(channels)):
+                source = channels[-1] if index == 0 else width
+                projections.append(_projection(source, width, stride=2, has_norm=has_norm))
         self.projections = nn.ModuleList(projections)
-        self.level = nn.Parameter(torch.randn(levels, width))
+        self.level = nn.Parameter(torch.randn(levels, width)) if embeds_levels else None
 
     def forward(self, features: Features) -> Memory:
         """Return the memory of the images, tokens of all levels finest first."""
         maps = self._project(features.levels)
-        masks = [_shrink(features.padding, level) for level in maps]
+        is_ignored = self.sees_padding_in_evaluation and not self.training
+        padding = None if is_ignored else features.padding
+        masks = [_shrink(padding, level) for level in maps]
         positions = [self._embed(level, mask) for level, mask in zip(maps, masks, strict=True)]
-        for index, position in enumerate(positions):
-            positions[index] = position + self.level[index]
+        if self.level is not None:
+            positions = [
+                position + vector for position, vector in zip(positions, self.level, strict=True)
+            ]
         return Memory(
             tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
             position=torch.cat([position.flatten(1, 2) for position in positions], dim=1),
@@ -57,6 +81,8 @@ class Neck(nn.Module):
         for projection in self.projections[len(levels) :]:
             source = projection(source)
             maps.append(source)
+        while len(maps) < self.levels:
+            maps.append(F.max_pool2d(maps[-1], kernel_size=3, stride=2, padding=1))
         return maps
 
     def _embed(self, level: Tensor, mask: Tensor | None) -> Tensor:
@@ -67,14 +93,15 @@ class Neck(nn.Module):
         return embed_grid(valid, self.width, temperature=self.temperature, offset=self.offset)
 
 
-def _projection(channels: int, width: int, *, stride: int) -> nn.Sequential:
+def _projection(channels: int, width: int, *, stride: int, has_norm: bool) -> nn.Sequential:
     kernel = 1 if stride == 1 else 3
     convolution = nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2)
     nn.init.xavier_uniform_(convolution.weight)
     bias = convolution.bias
     assert bias is not None
     nn.init.zeros_(bias)
-    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, width))
+    norm = (nn.GroupNorm(NORM_GROUPS, width),) if has_norm else ()
+    return nn.Sequential(convolution, *norm)
 
 
 def _shrink(padding: Tensor | None, level: Tensor) -> Tensor | None:

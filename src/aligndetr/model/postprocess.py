@@ -1,5 +1,7 @@
 """From predictions to detections: the best (query, class) pairs of every image."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -13,6 +15,7 @@ from aligndetr.types import (
     Features,
     ImageBatch,
     LayerOutput,
+    RegionOutput,
     boxes_in_pixels,
 )
 
@@ -32,39 +35,52 @@ def detect_with(
 
 
 def postprocess(
-    output: DetectorOutput, sizes: Tensor, classes: Classes, options: Postprocess
+    output: DetectorOutput | RegionOutput, sizes: Tensor, classes: Classes, options: Postprocess
 ) -> list[Detections]:
-    """Return the detections of every image, most confident first.
-
-    A query may answer with several classes: scores are independent sigmoids
-    (Deformable DETR). Boxes are clipped to the image.
+    """Return the detections of every image, most confident first, boxes clipped to the image.
 
     Args:
         output: Of B images.
         sizes: (B, 2) height and width of the original images, in pixels.
         classes: What the labels mean.
-        options: How many detections, and whether duplicates are dropped.
+        options: How many detections, and whether duplicates are dropped; a region detector has
+            seen to both itself.
     """
-    main = output.main
-    num_classes = main.logits.shape[-1]
-    pairs = _scores(main, options.iou_power).flatten(1)
+    match output:
+        case DetectorOutput(main=main):
+            found, nms_iou = _best_pairs(main, options), options.nms_iou
+        case RegionOutput():
+            found = zip(output.boxes, output.scores, output.labels, strict=True)
+            nms_iou = None
+    detections: list[Detections] = []
+    for (boxes, scores, labels), size in zip(found, sizes.cpu(), strict=True):
+        scores, labels = scores.cpu(), labels.cpu()
+        limits = size.flip(0).repeat(2).to(boxes.dtype)  # width, height, twice
+        pixels = boxes_in_pixels(boxes.cpu(), size).clamp(min=0).minimum(limits)
+        kept = slice(None) if nms_iou is None else _distinct(pixels, scores, labels, nms_iou)
+        height, width = size.tolist()
+        columns = pixels[kept], scores[kept], labels[kept]
+        detections.append(Detections(*columns, classes, (height, width)))
+    return detections
+
+
+def _best_pairs(layer: LayerOutput, options: Postprocess) -> Iterator[tuple[Tensor, ...]]:
+    """Yield boxes, scores and labels of the best (query, class) pairs of every image.
+
+    A query may answer with several classes: scores are independent sigmoids (Deformable DETR).
+    """
+    num_classes = layer.logits.shape[-1]
+    pairs = _scores(layer, options.iou_power).flatten(1)
     scores, flat = pairs.topk(min(options.top, pairs.shape[1]), dim=1)
     query, labels = flat // num_classes, flat % num_classes
-    boxes = boxes_in_pixels(main.boxes.float(), sizes)
-    boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    limits = sizes.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)  # width, height, twice
-    boxes = boxes.clamp(min=0).minimum(limits)
-    rows = zip(boxes.cpu(), scores.cpu(), labels.cpu(), sizes.tolist(), strict=True)
-    found: list[Detections] = []
-    for image_boxes, image_scores, image_labels, (height, width) in rows:
-        kept = slice(None)
-        if options.nms_iou is not None:
-            # In float64, for it moves the boxes of each class far apart.
-            exact = image_boxes.double(), image_scores.double()
-            kept = batched_nms(*exact, image_labels, options.nms_iou)
-        columns = image_boxes[kept], image_scores[kept], image_labels[kept]
-        found.append(Detections(*columns, classes, (height, width)))
-    return found
+    boxes = layer.boxes.float().gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+    return zip(boxes.cpu(), scores.cpu(), labels.cpu(), strict=True)
+
+
+def _distinct(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
+    """Return the rows of the boxes that no better one of their class overlaps by more."""
+    # In float64, for it moves the boxes of each class far apart.
+    return batched_nms(boxes_xyxy.double(), scores.double(), labels, nms_iou)
 
 
 def _scores(layer: LayerOutput, iou_power: float) -> Tensor:

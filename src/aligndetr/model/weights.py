@@ -6,6 +6,8 @@ In this order: a local file, a Python package that ships them, timm's hub.
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +33,33 @@ CLASSIFIER_PARTS = ("conv_head.", "bn2.", "classifier.")
 
 
 def create_backbone(
-    name: str, *, strides: tuple[int, ...], output_stride: int | None, source: str | Path | None
+    name: str,
+    *,
+    strides: tuple[int, ...],
+    output_stride: int | None,
+    source: str | Path | None,
+    arguments: Mapping[str, object] | None = None,
 ) -> tuple[nn.Module, str]:
     """Return a timm feature extractor and a sentence that says which weights it has.
 
     Args:
         name: A timm model name.
-        strides: Of the feature maps to return.
+        strides: Of the feature maps to return; where several have one, its last.
         output_stride: Dilates the last stages to keep this stride; None leaves the model alone.
         source: "pretrained", a local weights file, or None for random weights.
+        arguments: Further ones of the timm model.
 
     Raises:
         CheckpointError: No such model, or the weights cannot be had.
     """
     overlay, origin = _overlay(name, source)
-    options: dict[str, Any] = {
+    shape = _shape_options(name, output_stride, arguments or {})
+    options: dict[str, Any] = shape | {
         "features_only": True,
         "pretrained": source is not None,
         "pretrained_cfg_overlay": overlay,
-        "out_indices": _indices(name, strides),
+        "out_indices": _indices(name, strides, shape),
     }
-    if output_stride is not None:
-        options["output_stride"] = output_stride
     try:
         model = timm.create_model(name, **options)
         if "file" in overlay:
@@ -89,21 +96,41 @@ def _overlay(name: str, source: str | Path | None) -> tuple[dict[str, Any], str]
     return {}, "ImageNet weights from timm's hub"
 
 
-def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
-    known = timm.list_models(name)
-    if not known and not timm.is_model(name):
+def _shape_options(
+    name: str, output_stride: int | None, arguments: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return the arguments that decide on the network's shape; images may have any size.
+
+    timm's Swin and its kin take but one size unless told otherwise.
+    """
+    if not timm.list_models(name) and not timm.is_model(name):
         raise CheckpointError(
             f"backbone.name: expected a timm model, found {name!r}; timm.list_models() lists them"
         )
+    options = dict(arguments)
+    if output_stride is not None:
+        options["output_stride"] = output_stride
     with torch.device("meta"):
-        info: Any = timm.create_model(name, features_only=True, pretrained=False).feature_info
+        parameters = inspect.signature(type(timm.create_model(name))).parameters
+    if "strict_img_size" in parameters:
+        options.setdefault("strict_img_size", False)
+    return options
+
+
+def _indices(name: str, strides: tuple[int, ...], options: Mapping[str, Any]) -> tuple[int, ...]:
+    try:
+        with torch.device("meta"):
+            info: Any = timm.create_model(name, features_only=True, **options).feature_info
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(_explain(name, None, error)) from error
     reductions: list[int] = list(info.reduction())
     missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise CheckpointError(
             f"backbone.strides: expected some of {reductions} for {name}, found {missing[0]}"
         )
-    return tuple(reductions.index(stride) for stride in strides)
+    last = {stride: index for index, stride in enumerate(reductions)}
+    return tuple(last[stride] for stride in strides)
 
 
 def _explain(name: str, source: str | Path | None, error: Exception) -> str:

@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from aligndetr.config.schema import Config, Data
+from aligndetr.config.schema import AnyConfig, Data
 from aligndetr.data.annotations import Annotations
-from aligndetr.data.batch import EpochSampler, collate
+from aligndetr.data.batch import (
+    EpochSampler,
+    collate,
+    input_sizes,
+    largest,
+    padding_of,
+    stack_padded,
+)
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.errors import ConfigError
 from aligndetr.types import Batch, Features, ImageBatch, Targets
@@ -64,7 +71,7 @@ class FeatureCache(Dataset[CachedView]):
         return views[draw.seed % len(views)]
 
 
-def check_cacheable(config: Config) -> None:
+def check_cacheable(config: AnyConfig) -> None:
     """Check that the backbone's maps cannot change.
 
     Raises:
@@ -195,11 +202,12 @@ def collate_views(views: Sequence[CachedView]) -> Batch:
 
     `padding` is that of the images; None where all have one size.
     """
-    levels = tuple(_padded(maps) for maps in zip(*(view.levels for view in views), strict=True))
+    levels = tuple(
+        stack_padded(maps) for maps in zip(*(view.levels for view in views), strict=True)
+    )
+    sizes = [view.input_size for view in views]
     features = Features(
-        levels,
-        _padding([view.input_size for view in views]),
-        torch.stack([view.size for view in views]),
+        levels, padding_of(sizes), torch.stack([view.size for view in views]), largest(sizes)
     )
     targets = Targets.pack([view.boxes for view in views], [view.labels for view in views])
     return Batch(features, targets, tuple(view.image_id for view in views))
@@ -241,40 +249,6 @@ def _split(batch: Batch, features: Features, strides: Sequence[int]) -> list[Cac
             sizes[index],
         )
         for index, (image_id, (height, width)) in enumerate(
-            zip(batch.image_ids, _input_sizes(batch.images), strict=True)
+            zip(batch.image_ids, input_sizes(batch.images), strict=True)
         )
     ]
-
-
-def _input_sizes(images: ImageBatch | Features) -> list[tuple[int, int]]:
-    assert isinstance(images, ImageBatch)
-    if images.padding is None:
-        height, width = images.pixels.shape[-2:]
-        return [(height, width)] * len(images.pixels)
-    is_image = ~images.padding
-    heights = is_image.any(dim=2).sum(dim=1).tolist()
-    widths = is_image.any(dim=1).sum(dim=1).tolist()
-    return list(zip(heights, widths, strict=True))
-
-
-def _padded(maps: Sequence[Tensor]) -> Tensor:
-    """Return (C, h, w) maps as one (B, C, H, W), with zeros where a map is smaller."""
-    if len({level.shape for level in maps}) == 1:
-        return torch.stack(list(maps))
-    height, width = (
-        max(sides) for sides in zip(*(level.shape[-2:] for level in maps), strict=True)
-    )
-    batch = maps[0].new_zeros(len(maps), len(maps[0]), height, width)
-    for row, level in zip(batch, maps, strict=True):
-        row[:, : level.shape[1], : level.shape[2]] = level
-    return batch
-
-
-def _padding(sizes: Sequence[tuple[int, int]]) -> Tensor | None:
-    if len(set(sizes)) == 1:
-        return None
-    height, width = (max(sides) for sides in zip(*sizes, strict=True))
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for row, (image_height, image_width) in zip(padding, sizes, strict=True):
-        row[:image_height, :image_width] = False
-    return padding

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader
 
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig
 from aligndetr.data.batch import EpochSampler, evaluation_loader, training_loader
 from aligndetr.data.dataset import DetectionDataset
-from aligndetr.model.detector import DetectorModel
+from aligndetr.model.build import Network
 from aligndetr.train.budget import Budget
 from aligndetr.train.features import cache_evaluation, cache_training, check_cacheable
 from aligndetr.train.log import RunLog
@@ -27,8 +27,8 @@ CACHE_SHARE = 0.25
 
 
 def fit(
-    model: DetectorModel,
-    config: Config,
+    model: Network,
+    config: AnyConfig,
     train_data: DetectionDataset,
     val_data: DetectionDataset,
     out: Path,
@@ -88,8 +88,8 @@ def fit(
 
 
 def open_loaders(
-    model: DetectorModel,
-    config: Config,
+    model: Network,
+    config: AnyConfig,
     train_data: DetectionDataset,
     val_data: DetectionDataset,
     *,
@@ -122,8 +122,8 @@ def open_loaders(
 
 
 def cached_loaders(
-    model: DetectorModel,
-    config: Config,
+    model: Network,
+    config: AnyConfig,
     train: DataLoader[Any],
     val: DataLoader[Any],
     *,

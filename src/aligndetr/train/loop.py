@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from aligndetr.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, save_weights
-from aligndetr.config.schema import Config
+from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import set_epoch
 from aligndetr.evaluate.evaluator import collect, merge, score
-from aligndetr.model.detector import DetectorModel
+from aligndetr.model.build import Network
 from aligndetr.model.postprocess import detect_with
 from aligndetr.train.budget import Budget, Pace
 from aligndetr.train.evaluation import trial_seconds
@@ -60,8 +60,8 @@ class Trainer:
 
     def __init__(
         self,
-        model: DetectorModel,
-        config: Config,
+        model: Network,
+        config: AnyConfig,
         loaders: Loaders,
         out: Path,
         *,

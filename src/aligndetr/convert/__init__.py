@@ -1,0 +1,1 @@
+"""Published checkpoints become ours: read, recognised, renamed, and checked tensor by tensor."""
