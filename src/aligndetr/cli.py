@@ -30,7 +30,7 @@ from aligndetr.tables import (
 
 if TYPE_CHECKING:
     from aligndetr.config.presets import PresetInfo
-    from aligndetr.model.cost import Cost, Size
+    from aligndetr.cost import Cost, Size
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -296,7 +296,7 @@ def _print_costs(presets: "list[PresetInfo]", size_hw: "Size", *, as_json: bool)
     from dataclasses import asdict
 
     from aligndetr.config.presets import get_preset
-    from aligndetr.model.cost import costs
+    from aligndetr.cost import costs
 
     counted: list[Cost] = []
     with _counting("networks counted") as progress:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aligndetr.config.presets import PresetInfo
     from aligndetr.convert.convert import Converted
-    from aligndetr.model.cost import Cost, Size
+    from aligndetr.cost import Cost, Size
 
 COCO_METRICS = {
     "AP": "precision, IoU 0.50:0.95",

@@ -5,18 +5,18 @@ from typing import Literal, assert_never, overload
 import torch
 from torch import nn
 
+from aligndetr.backbones.backbone import Backbone
+from aligndetr.backbones.weights import create_backbone
 from aligndetr.config.schema import AnyConfig, Config, RegionConfig
 from aligndetr.config.slots import ContrastiveDenoising, PlainDenoising
-from aligndetr.model.backbone import Backbone
 from aligndetr.model.build_parts import build_decoder, build_encoder, build_queries
-from aligndetr.model.build_regions import build_regions
 from aligndetr.model.denoising import Denoising, blocks_for
 from aligndetr.model.detector import DetectorModel
 from aligndetr.model.heads import Head
 from aligndetr.model.neck import Neck
 from aligndetr.model.places import AxisEmbedding
-from aligndetr.model.regions import RegionDetector
-from aligndetr.model.weights import create_backbone
+from aligndetr.regions.build import build_regions
+from aligndetr.regions.detector import RegionDetector
 
 Precision = Literal["auto", "fp32", "bf16"]
 Network = DetectorModel | RegionDetector

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from aligndetr.model.backbone import Backbone
+from aligndetr.backbones.backbone import Backbone
 from aligndetr.model.decoder import Decoder
 from aligndetr.model.denoising import Denoising, Noise
 from aligndetr.model.encoder import Encoder

@@ -6,8 +6,8 @@ import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import nn
 
-from aligndetr.model.backbone import Backbone
-from aligndetr.model.folding import folded
+from aligndetr.backbones.backbone import Backbone
+from aligndetr.backbones.folding import folded
 from aligndetr.types import ImageBatch
 
 

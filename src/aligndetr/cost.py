@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aligndetr.config.schema import AnyConfig, Config, RegionConfig
 from aligndetr.model.build import build_model
-from aligndetr.model.build_regions import BINS
-from aligndetr.model.regions import RegionDetector
+from aligndetr.regions.build import BINS
+from aligndetr.regions.detector import RegionDetector
 from aligndetr.types import ImageBatch
 
 SHORT_SIDE = 800

@@ -8,8 +8,8 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aligndetr.backbones.folding import folded
 from aligndetr.errors import ConfigError
-from aligndetr.model.folding import folded
 from aligndetr.types import Features, ImageBatch
 
 Norm = Literal["frozen", "trained"]

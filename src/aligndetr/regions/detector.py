@@ -15,10 +15,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import FeaturePyramidNetwork
 
+from aligndetr.backbones.backbone import Backbone
 from aligndetr.boxes import xyxy_to_cxcywh
 from aligndetr.data.batch import Size, input_sizes, stack_padded
 from aligndetr.data.transforms import size_of
-from aligndetr.model.backbone import Backbone
 from aligndetr.types import Features, ImageBatch, RegionOutput, Targets, boxes_in_pixels
 
 Objects = list[dict[str, Tensor]]

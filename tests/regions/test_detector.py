@@ -17,7 +17,7 @@ from aligndetr.config.slots import Backbone
 from aligndetr.data.batch import collate
 from aligndetr.data.transforms import LightAugmentation, Sample
 from aligndetr.model.build import build_model
-from aligndetr.model.regions import LOSSES, AnchorGrid, RegionDetector
+from aligndetr.regions.detector import LOSSES, AnchorGrid, RegionDetector
 from aligndetr.train.features import CachedView, collate_views
 from aligndetr.types import Features, ImageBatch, RegionOutput, Targets, boxes_in_pixels
 

@@ -6,9 +6,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from aligndetr.backbones.backbone import Backbone, frozen_parameters
+from aligndetr.backbones.weights import LITE_STAGES, create_backbone, rename_lite_key
 from aligndetr.errors import CheckpointError
-from aligndetr.model.backbone import Backbone, frozen_parameters
-from aligndetr.model.weights import LITE_STAGES, create_backbone, rename_lite_key
 from aligndetr.types import ImageBatch
 
 LITE = "tf_efficientnet_lite0"

@@ -10,9 +10,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
+from aligndetr.backbones.backbone import Backbone
 from aligndetr.config.schema import RegionConfig
-from aligndetr.model.backbone import Backbone
-from aligndetr.model.regions import AnchorGrid, Reduced, RegionDetector
+from aligndetr.regions.detector import AnchorGrid, Reduced, RegionDetector
 
 # Of torchvision's published detectors.
 PROPOSAL_IOUS = (0.7, 0.3)

@@ -1,0 +1,1 @@
+"""Backbones: timm models as feature extractors, and where their weights come from."""
