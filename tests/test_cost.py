@@ -8,7 +8,7 @@ from aligndetr.config.codec import override
 from aligndetr.config.presets import describe, get_detr, get_preset
 from aligndetr.config.published import PUBLISHED
 from aligndetr.cost import Network, costs
-from aligndetr.model import cost
+from aligndetr import cost
 from aligndetr.model.build import build_model
 from aligndetr.types import ImageBatch
 

@@ -1,6 +1,6 @@
-"""Published networks as ours: built from a case's weights, by the code that converts checkpoints."""
+"""Published networks as ours, built from a case's weights as checkpoints are converted."""
 
-import os
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,8 @@ def weights_of(case: Golden) -> Path:
 def likeness(case: Golden, other: Golden) -> tuple[int, int, int]:
     ours, theirs = (entry.metadata.get("config", {}) for entry in (case, other))
     equal = sum(ours.get(key) == value for key, value in theirs.items())
-    prefix = len(os.path.commonprefix([case.path.stem, other.path.stem]))
+    pairs = zip(case.path.stem, other.path.stem, strict=False)
+    prefix = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return equal, int(case.metadata.get("seed") == other.metadata.get("seed")), prefix
 
 

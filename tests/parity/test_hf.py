@@ -16,11 +16,11 @@ def convolved(x: Tensor, weights: dict[str, Tensor], name: str, stride: int) -> 
     """Convolution and frozen norm, as transformers names them."""
     kernel = weights[f"{name}.convolution.weight"]
     x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-    part = {
-        key: weights[f"{name}.normalization.{key}"]
-        for key in ("running_mean", "running_var", "weight", "bias")
-    }
-    return F.batch_norm(x, **part)
+    mean, variance, scale, shift = (
+        weights[f"{name}.normalization.{part}"]
+        for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return F.batch_norm(x, mean, variance, scale, shift)
 
 
 def maps_of(pixels: Tensor, weights: dict[str, Tensor]) -> list[Tensor]:
