@@ -95,3 +95,16 @@ def test_what_a_region_detector_found_is_brought_into_pixels_alone() -> None:
     assert first.names == ("dog", "dog", "cat")
     assert torch.equal(first.scores, scores)
     assert (len(second), second.image_size) == (0, (30, 40))
+
+
+def test_a_softmax_gives_each_query_its_best_class_and_never_no_object():
+    logits = torch.tensor([[[2.0, 1.0, 5.0], [0.0, 3.0, 0.0], [1.0, 1.5, 1.0]]])  # last: no object
+    boxes = torch.rand(1, 3, 4) * 0.2 + 0.4
+    layer = LayerOutput(logits, boxes)
+    output = DetectorOutput((layer,), (QueryGroup("main", (0, 3)),))
+    sizes = torch.tensor([[100, 100]])
+    options = Postprocess(top=10, scores="softmax")
+    (found,) = postprocess(output, sizes, Classes.numbered(2), options)
+    shares = logits[0].softmax(-1)
+    assert found.labels.tolist() == [1, 1, 0]  # queries 1, 2, 0
+    torch.testing.assert_close(found.scores, torch.stack((shares[1, 1], shares[2, 1], shares[0, 0])))

@@ -67,14 +67,19 @@ def postprocess(
 def _best_pairs(layer: LayerOutput, options: Postprocess) -> Iterator[tuple[Tensor, ...]]:
     """Yield boxes, scores and labels of the best (query, class) pairs of every image.
 
-    A query may answer with several classes: scores are independent sigmoids (Deformable DETR).
+    A query may answer with several classes where scores are independent sigmoids (Deformable
+    DETR), and with its best one where they are shares of a softmax (DETR).
     """
-    num_classes = layer.logits.shape[-1]
-    pairs = _scores(layer, options.iou_power).flatten(1)
-    scores, flat = pairs.topk(min(options.top, pairs.shape[1]), dim=1)
-    query, labels = flat // num_classes, flat % num_classes
-    boxes = layer.boxes.float().gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    return zip(boxes.cpu(), scores.cpu(), labels.cpu(), strict=True)
+    scores = _scores(layer, options)  # (B, Q, C)
+    classes = torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
+    if options.scores == "softmax":
+        scores, classes = scores.max(dim=-1, keepdim=True)
+    choices = scores.shape[-1]
+    best, flat = scores.flatten(1).topk(min(options.top, scores[0].numel()), dim=1)
+    labels = classes.flatten(1).gather(1, flat)
+    query = (flat // choices).unsqueeze(-1).expand(-1, -1, 4)
+    boxes = layer.boxes.float().gather(1, query)
+    return zip(boxes.cpu(), best.cpu(), labels.cpu(), strict=True)
 
 
 def _distinct(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
@@ -83,10 +88,14 @@ def _distinct(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_iou: float
     return batched_nms(boxes_xyxy.double(), scores.double(), labels, nms_iou)
 
 
-def _scores(layer: LayerOutput, iou_power: float) -> Tensor:
+def _scores(layer: LayerOutput, options: Postprocess) -> Tensor:
     """Return the confidence (B, Q, C): the score, fused with the predicted IoU if there is one."""
-    scores = layer.logits.float().sigmoid()
+    logits = layer.logits.float()
+    if options.scores == "softmax":
+        scores = logits.softmax(dim=-1)[..., :-1]  # "no object" is the last class
+    else:
+        scores = logits.sigmoid()
     if layer.iou_logits is None:
         return scores
     quality = layer.iou_logits.float().sigmoid().unsqueeze(-1)
-    return scores.pow(1 - iou_power) * quality.pow(iou_power)
+    return scores.pow(1 - options.iou_power) * quality.pow(options.iou_power)
