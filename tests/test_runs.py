@@ -107,8 +107,8 @@ def test_fine_tuning_rebuilds_the_heads_for_other_classes(
     assert new.config.num_classes == 4
     assert new.classes.names[-1] == "star"
     torch.testing.assert_close(
-        new.state_dict["decoder.position.layers.0.weight"],
-        old.state_dict["decoder.position.layers.0.weight"],
+        new.state_dict["decoder.places.positions.embed.layers.0.weight"],
+        old.state_dict["decoder.places.positions.embed.layers.0.weight"],
         atol=1e-6,
         rtol=0,
     )

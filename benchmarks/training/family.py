@@ -1,6 +1,6 @@
 """Train every system of the family, plain and aligned, for the same number of steps.
 
-    python benchmarks/training/family.py [--steps 500] [--seed 0] [--out runs/family] [SYSTEM ...]
+    python benchmarks/training/family.py [--steps 300] [--seed 0] [--out runs/family] [SYSTEM ...]
 
 All are shrunk to the size of `align-dino-tiny` (`config.laptop.shrunk`) and see the same synthetic
 pictures. It takes hours on two cores, resumes where it was stopped, and prints a table; AP of one
@@ -39,7 +39,7 @@ METRICS = ("AP", "AP50", "AP75")
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the whole family for a few steps.")
     parser.add_argument("systems", nargs="*", default=SYSTEMS, metavar="SYSTEM")
-    parser.add_argument("--steps", type=int, default=500, help="optimizer steps of each")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--out", type=Path, default=Path("runs/family"), help="folder of the runs")
     options = parser.parse_args()
@@ -66,7 +66,7 @@ def measure(name: str, data: Path, options: argparse.Namespace) -> dict[str, obj
     start = time.monotonic()
     train(
         model=name, data=data, out=out / "run", config=overlay, steps=options.steps,
-        seed=options.seed,
+        seed=options.seed, overrides=["data.cached_views=1"],
     )  # fmt: skip
     metrics = Detector(out / "run").evaluate(data)
     metrics["train_seconds"] = time.monotonic() - start

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aligndetr.config.presets import get_preset
+from aligndetr.config.presets import get_detr
 from aligndetr.config.schema import Backbone, Config, Decoder, DeformableEncoder, TopQueries
 from aligndetr.types import ImageBatch, Targets
 
@@ -9,7 +9,7 @@ from aligndetr.types import ImageBatch, Targets
 @pytest.fixture
 def small_config() -> Config:
     """A whole Align-DINO that runs in milliseconds."""
-    return get_preset("align-dino-lite").model_copy(
+    return get_detr("align-dino-lite").model_copy(
         update={
             "num_classes": 4,
             "width": 32,

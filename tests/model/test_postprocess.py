@@ -107,4 +107,5 @@ def test_a_softmax_gives_each_query_its_best_class_and_never_no_object():
     (found,) = postprocess(output, sizes, Classes.numbered(2), options)
     shares = logits[0].softmax(-1)
     assert found.labels.tolist() == [1, 1, 0]  # queries 1, 2, 0
-    torch.testing.assert_close(found.scores, torch.stack((shares[1, 1], shares[2, 1], shares[0, 0])))
+    expected = torch.stack((shares[1, 1], shares[2, 1], shares[0, 0]))
+    torch.testing.assert_close(found.scores, expected)

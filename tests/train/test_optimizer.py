@@ -39,6 +39,23 @@ def test_groups_follow_backbone_and_norm() -> None:
     }
 
 
+def test_layers_that_make_places_have_a_rate_of_their_own() -> None:
+    model = nn.ModuleDict(
+        {
+            "decoder": nn.ModuleDict({"offsets": nn.Linear(2, 2), "value": nn.Linear(2, 2)}),
+            "queries": nn.ModuleDict({"point": nn.Linear(2, 2)}),
+        }
+    )
+    training = Training(learning_rate=1.0, offset_factor=0.5, weight_decay=0.25)
+    assert named_groups(model, training) == {
+        (0.5, 0.25): {
+            *(f"decoder.offsets.{part}" for part in ("weight", "bias")),
+            *(f"queries.point.{part}" for part in ("weight", "bias")),
+        },
+        (1.0, 0.25): {"decoder.value.weight", "decoder.value.bias"},
+    }
+
+
 def test_each_trained_parameter_is_in_one_group_and_frozen_ones_in_none() -> None:
     model = Shared()
     optimizer = build_optimizer(model, Training())

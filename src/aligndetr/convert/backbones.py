@@ -22,7 +22,7 @@ STAGES = range(1, 5)
 NORM_EPS = 1e-5
 """Of batch norm, in torchvision, timm, detectron2 and transformers."""
 
-NAMED = {
+NAMED: dict[tuple[bool, tuple[int, ...], int, int], str] = {
     (False, (2, 2, 2, 2), 1, 64): "resnet18.tv_in1k",
     (False, (3, 4, 6, 3), 1, 64): "resnet34.tv_in1k",
     (True, (3, 4, 6, 3), 1, 64): "resnet50.tv_in1k",
@@ -151,8 +151,8 @@ def _refuse_caffes(network: Mapping[str, Tensor], where: str) -> None:
     """Raise if statistics are part of the weights, as in detectron2's oldest ones."""
     if not network["bn1.running_mean"].any():
         raise CheckpointError(
-            f"{where}: expected a ResNet backbone with statistics of batch norm, found one without, "
-            "as Caffe's in detectron2, whose strides are elsewhere; it cannot be converted"
+            f"{where}: expected a ResNet backbone with statistics of batch norm, found one "
+            "without, as Caffe's in detectron2, whose strides are elsewhere; it cannot be converted"
         )
 
 

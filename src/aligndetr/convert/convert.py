@@ -28,6 +28,7 @@ from aligndetr.convert.names import renamed
 from aligndetr.convert.read import Source, read_source
 from aligndetr.errors import CheckpointError, ConfigError
 from aligndetr.model.build import build_model
+from aligndetr.model.detector import DetectorModel
 from aligndetr.types import Classes
 
 USUAL_HEADS = 8
@@ -95,7 +96,7 @@ def convert_source(source: Source, *, overrides: Sequence[str] = ()) -> Converte
         classes, kept = Classes.numbered(rows), tuple(range(rows))
     config, tensors = pick_classes(config, tensors, kept)
     network = _network(config)
-    expected = network.state_dict()
+    expected: dict[str, Tensor] = network.state_dict()
     found = fit(tensors, expected, source.tensors, _renaming(layout, source))
     state = {name: tensors.get(name, value).to(value.dtype) for name, value in expected.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -173,7 +174,7 @@ def _channels(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
     )
 
 
-def _network(config: Config) -> torch.nn.Module:
+def _network(config: Config) -> DetectorModel:
     """Return the network, with what a checkpoint may lack drawn as its seed says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)

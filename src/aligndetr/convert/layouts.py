@@ -90,12 +90,12 @@ def _deformable(shapes: Shapes) -> Config:
         if not shapes.has("queries.content"):
             if "two_stage_num_proposals" in shapes.hub:
                 settings.append(f"queries.count={shapes.hub['two_stage_num_proposals']}")
-            return override(presets.get_preset("deformable-detr-two-stage-r50"), settings)
-        config = presets.get_preset("h-deformable-detr-r50")
+            return override(presets.get_detr("deformable-detr-two-stage-r50"), settings)
+        config = presets.get_detr("h-deformable-detr-r50")
         return override(config, [*settings, *_hybrid(shapes.size("queries.content"))])
     name = "deformable-detr-refined-r50" if is_refined else "deformable-detr-r50"
     settings.append(f"queries.count={shapes.size('queries.position')}")
-    return override(presets.get_preset(name), settings)
+    return override(presets.get_detr(name), settings)
 
 
 def _hybrid(queries: int) -> list[str]:
@@ -114,7 +114,7 @@ def _idea_dino(shapes: Shapes) -> Config:
         "position.offset=0",
         "denoising.blocks_below=100",
     ]
-    return override(presets.get_preset("dino-r50-4scale"), [*settings, *_top(shapes)])
+    return override(presets.get_detr("dino-r50-4scale"), [*settings, *_top(shapes)])
 
 
 def _top(shapes: Shapes) -> list[str]:
@@ -127,7 +127,7 @@ def _detrex_dino(shapes: Shapes) -> Config:
     """DINO in detrex, and Align-DETR as its authors released it: one network."""
     settings = [*shapes.common(), *shapes.points(), *_top(shapes)]
     settings.append("neck.padding=seen_in_evaluation")
-    return override(presets.get_preset("align-dino-r50-4scale-released"), settings)
+    return override(presets.get_detr("align-dino-r50-4scale-released"), settings)
 
 
 def _anchors(shapes: Shapes) -> list[str]:
@@ -142,23 +142,23 @@ def _anchors(shapes: Shapes) -> list[str]:
 
 
 def _idea_dab(shapes: Shapes) -> Config:
-    return override(presets.get_preset("dab-detr-r50"), _anchors(shapes))
+    return override(presets.get_detr("dab-detr-r50"), _anchors(shapes))
 
 
 def _detrex_dab(shapes: Shapes) -> Config:
     settings = [*_anchors(shapes), "neck.padding=seen_in_evaluation"]
-    return override(presets.get_preset("align-dab-detr-r50-released"), settings)
+    return override(presets.get_detr("align-dab-detr-r50-released"), settings)
 
 
 def _hub_detr(shapes: Shapes) -> Config:
     settings = _hub_queries(shapes)
     classes = shapes.size("decoder.heads.0.classes.weight") - 1  # "no object" is the last
     settings.append(f"num_classes={classes}")
-    return override(presets.get_preset("detr-r50"), settings)
+    return override(presets.get_detr("detr-r50"), settings)
 
 
 def _hub_conditional(shapes: Shapes) -> Config:
-    return override(presets.get_preset("conditional-detr-r50"), _hub_queries(shapes))
+    return override(presets.get_detr("conditional-detr-r50"), _hub_queries(shapes))
 
 
 def _hub_queries(shapes: Shapes) -> list[str]:
@@ -170,7 +170,7 @@ def _hub_queries(shapes: Shapes) -> list[str]:
 
 
 def _hub_dab(shapes: Shapes) -> Config:
-    return override(presets.get_preset("dab-detr-r50"), _anchors(shapes))
+    return override(presets.get_detr("dab-detr-r50"), _anchors(shapes))
 
 
 @dataclass(frozen=True)

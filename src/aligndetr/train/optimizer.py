@@ -1,8 +1,9 @@
 """AdamW with the parameter groups of the DETR family.
 
-Two questions decide a parameter's group: is it part of the backbone (its learning rate is
-multiplied by `backbone_factor`), and does it belong to a norm layer (no weight decay). Biases
-of other layers decay like weights, as in detectron2, whose defaults the authors' code keeps.
+Two questions decide a parameter's group: where it is (the learning rate of the backbone is
+multiplied by `backbone_factor`, that of layers which make places by `offset_factor`), and whether
+it belongs to a norm layer (no weight decay). Biases of other layers decay like weights, as in
+detectron2, whose defaults the authors' code keeps.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from torch.optim import AdamW
 
 from aligndetr.config.schema import Training
 
+PLACE_MAKERS = (".offsets.", "queries.point.")
+"""Parts of the names of sampling offsets and reference points."""
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices on which torch has AdamW as one kernel."""
 
@@ -21,19 +24,18 @@ def build_optimizer(model: nn.Module, training: Training) -> AdamW:
 
     Every group remembers its rate as `initial_lr`, of which the schedule sets a share.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter, in_norm in trained_parameters(model):
-        groups.setdefault((name.startswith("backbone."), in_norm), []).append(parameter)
-    rate = training.learning_rate
+        groups.setdefault((_rate_factor(name, training), in_norm), []).append(parameter)
     devices = {parameter.device.type for group in groups.values() for parameter in group}
     optimizer = AdamW(
         [
             {
                 "params": parameters,
-                "lr": rate * training.backbone_factor if in_backbone else rate,
+                "lr": training.learning_rate * rate_factor,
                 "weight_decay": 0.0 if in_norm else training.weight_decay,
             }
-            for (in_backbone, in_norm), parameters in groups.items()
+            for (rate_factor, in_norm), parameters in groups.items()
         ],
         betas=training.betas,
         fused=devices <= FUSED_DEVICES,
@@ -41,6 +43,13 @@ def build_optimizer(model: nn.Module, training: Training) -> AdamW:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _rate_factor(name: str, training: Training) -> float:
+    """Return what the learning rate of a parameter is multiplied with, all along."""
+    if name.startswith("backbone."):
+        return training.backbone_factor
+    return training.offset_factor if any(part in name for part in PLACE_MAKERS) else 1.0
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
