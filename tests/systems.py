@@ -1,13 +1,20 @@
 """The systems of the paper at a size that runs in milliseconds."""
 
-from typing import Any
+import re
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from aligndetr.config.presets import get_detr
 from aligndetr.config.schema import Config
-from aligndetr.config.slots import Backbone, Encoder, ExtraGroups, Queries
+from aligndetr.config.slots import Backbone, Denoising, Encoder, ExtraGroups, Queries
 from aligndetr.config.variants import align
+from aligndetr.model.build import build_model
+from aligndetr.model.detector import DetectorModel
+
+Part = TypeVar("Part", bound=nn.Module)
 
 SYSTEMS = (
     "detr-r50",
@@ -39,7 +46,7 @@ def small(name: str, *, is_aligned: bool = False, **changes: Any) -> Config:
     strides = config.backbone.strides[-2:]
     slots: dict[str, Any] = {
         "num_classes": CLASSES,
-        "width": 32,
+        "width": 64,
         "heads": 4,
         "backbone": Backbone(
             name="test_resnet",
@@ -54,7 +61,8 @@ def small(name: str, *, is_aligned: bool = False, **changes: Any) -> Config:
         "decoder": config.decoder.model_copy(
             update={"layers": 2, "feedforward": 32, "dropout": 0.0}
         ),
-        "groups": None if config.groups is None else _small_groups(config.groups),
+        "denoising": config.denoising and _small_denoising(config.denoising),
+        "groups": config.groups and _small_groups(config.groups),
         "precision": "fp32",
     }
     return config.model_copy(update=slots | changes)
@@ -71,14 +79,44 @@ def _small_queries(queries: Queries) -> Queries:
     return queries.model_copy(update={"count": 8})
 
 
+def _small_denoising(denoising: Denoising) -> Denoising:
+    """Return one of two blocks where an image has two objects."""
+    changes = {"queries": 4} if denoising.type == "contrastive" else {"blocks": 2}
+    return denoising.model_copy(update=changes)
+
+
 def _small_groups(groups: ExtraGroups) -> ExtraGroups:
     changes = {"groups": min(groups.groups, 2), "queries": 6, "copies": min(groups.copies, 2)}
     return groups.model_copy(update=changes)
 
 
-def perturbed(model: torch.nn.Module, *, std: float = 0.05) -> torch.nn.Module:
+def perturbed(model: Part, *, std: float = 0.05) -> Part:
     """Add noise to every parameter, so that no zero at the start hides what depends on it."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += std * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+@cache
+def network(name: str) -> DetectorModel:
+    """Return the perturbed network of a small system; tests share it, so they set its mode."""
+    torch.manual_seed(0)
+    model, _ = build_model(small(name), device=torch.device("cpu"))
+    return perturbed(model)
+
+
+def idle_parameters(model: nn.Module) -> set[str]:
+    """Return the trained parameters whose gradient is zero but for rounding."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    sizes = {
+        name: 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
+        for name, parameter in trained.items()
+    }
+    return {name for name, size in sizes.items() if size < 1e-7 * max(sizes.values())}
+
+
+def blind_biases(model: nn.Module) -> set[str]:
+    """Return the parameters whose gradient is zero: a softmax is blind to what all keys share."""
+    pattern = re.compile(r"\.key(_position|_x|_y)?\.bias$")
+    return {name for name, _ in model.named_parameters() if pattern.search(name)}

@@ -4,11 +4,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from aligndetr import cost
 from aligndetr.config.codec import override
 from aligndetr.config.presets import describe, get_detr, get_preset
 from aligndetr.config.published import PUBLISHED
 from aligndetr.cost import Network, costs
-from aligndetr import cost
 from aligndetr.model.build import build_model
 from aligndetr.types import ImageBatch
 

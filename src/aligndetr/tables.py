@@ -90,6 +90,7 @@ def print_converted(converted: Converted, out: Path) -> None:
     """Print what was recognised, what it became, and the commands that come next."""
     config, found, names = converted.config, converted.fit, converted.classes.names
     entry = "" if converted.entry is None else f", entry {converted.entry!r} of the file"
+    strides = ", ".join(map(str, config.backbone.strides))
     cut = "" if len(names) == converted.rows else f" of {converted.rows} rows"
     rows = {
         "weights": f"{converted.layout}{entry}",
@@ -98,7 +99,7 @@ def print_converted(converted: Converted, out: Path) -> None:
             f"{config.encoder.layers} + {config.decoder.layers} layers, {config.queries.count} "
             f"queries: {converted.num_parameters / 1e6:.1f} M parameters"
         ),
-        "backbone": f"{config.backbone.name}, strides {', '.join(map(str, config.backbone.strides))}",
+        "backbone": f"{config.backbone.name}, strides {strides}",
         "classes": f"{len(names)}{cut}: {', '.join(names[:4])}{', ...' * (len(names) > 4)}",
         "afresh": ", ".join(found.fresh) + ", which only training needs" if found.fresh else "",
         "left out": f"{len(found.left_out)} tensors, named in convert.json"

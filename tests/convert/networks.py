@@ -1,4 +1,4 @@
-"""Small ResNets with statistics, their tensors as torchvision and detectron2 name them, and images."""
+"""Small ResNets with statistics, and their tensors as torchvision and detectron2 name them."""
 
 import re
 
@@ -22,10 +22,10 @@ def with_statistics(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def small_resnet() -> dict[str, Tensor]:
+def small_resnet(planes: tuple[int, ...] = PLANES) -> dict[str, Tensor]:
     """The tensors of a ResNet of one block a stage, without counters, as torchvision names them."""
     network = timm.create_model(
-        "resnet18", features_only=True, layers=(1, 1, 1, 1), channels=PLANES
+        "resnet18", features_only=True, layers=(1, 1, 1, 1), channels=planes
     )
     return uncounted(with_statistics(network).state_dict())
 

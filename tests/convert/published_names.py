@@ -5,7 +5,7 @@ weight with its bias, `tensor` is itself. Width 32, 4 heads, 4 points, 2 + 2 lay
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -182,8 +182,9 @@ def tensors_of(text: str) -> dict[str, Tensor]:
                 tensors |= {
                     f"{name}{part}": 0.1 * torch.randn(size) for part, size in parts.items()
                 }
-    aliases = {name: name.replace("transformer.decoder.", "") for name in tensors}
-    return {name: tensors.get(aliases[name], value) for name, value in tensors.items()}
+    for alias, name in (("transformer.decoder.", ""), (".activation.", ".layers.0.1.")):
+        tensors = {key: tensors.get(key.replace(alias, name), tensors[key]) for key in tensors}
+    return tensors
 
 
 def expand(pattern: str) -> Iterator[str]:
@@ -200,3 +201,8 @@ def with_shared_heads(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors where every decoder layer predicts with the weights of the first."""
     firsts = {name: re.sub(r"((?:class|bbox)_embed)\.\d+", r"\1.0", name) for name in tensors}
     return {name: tensors[firsts[name]] for name in tensors}
+
+
+def kinds_of(names: Iterable[str]) -> set[str]:
+    """The names without their numbers, which count layers."""
+    return {re.sub(r"\.\d+(?=\.)", ".*", name) for name in names}

@@ -9,6 +9,7 @@ from aligndetr.data.batch import (
     evaluation_loader,
     input_sizes,
     set_epoch,
+    stack_padded,
     training_loader,
 )
 from aligndetr.data.coco import read_coco
@@ -86,6 +87,16 @@ def test_padding_is_at_the_right_and_the_bottom_and_leaves_boxes_alone():
     assert torch.equal(images.padding, expected)
     assert torch.equal(images.pixels, (~expected).float()[:, None].expand(-1, 3, -1, -1))
     assert torch.equal(batch.targets.boxes, torch.full((2, 4), 0.5))
+
+
+def test_stacked_maps_hand_gradients_back_to_each():
+    maps = [torch.ones(2, 3, 4, requires_grad=True), torch.ones(2, 5, 2, requires_grad=True)]
+    stacked = stack_padded(maps)
+    assert stacked.shape == (2, 2, 5, 4)
+    stacked.sum().backward()
+    for level in maps:
+        assert level.grad is not None
+        assert level.grad.eq(1).all()
 
 
 def test_the_sizes_of_images_in_a_batch_are_those_before_padding():

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from aligndetr.config.presets import get_detr
-from aligndetr.config.schema import Backbone, Config, Decoder, DeformableEncoder, TopQueries
+from aligndetr.config.schema import Config
+from aligndetr.config.slots import Backbone, Decoder, DeformableEncoder, TopQueries
 from aligndetr.types import ImageBatch, Targets
 
 

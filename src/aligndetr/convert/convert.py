@@ -22,7 +22,7 @@ from aligndetr.config.schema import Config
 from aligndetr.convert.backbones import find_naming, rename_backbone
 from aligndetr.convert.classes import find_classes, pick_classes
 from aligndetr.convert.fit import Fit, fit
-from aligndetr.convert.hub import hub_settings, is_dilated, refuse_variants
+from aligndetr.convert.hub import DILATED, hub_settings, is_dilated, refuse_variants
 from aligndetr.convert.layouts import LAYOUTS, Layout, Shapes
 from aligndetr.convert.names import renamed
 from aligndetr.convert.read import Source, read_source
@@ -146,7 +146,11 @@ def derive(
     if backbone:
         naming = find_naming(backbone, where)
         found, ours = rename_backbone(
-            backbone, naming, _channels(tensors), is_dilated=is_dilated(hub), where=where
+            backbone,
+            naming,
+            _channels(tensors),
+            is_dilated=is_dilated(hub) or DILATED in overrides,
+            where=where,
         )
         settings += found
     others = {name: value for name, value in tensors.items() if name not in backbone}

@@ -7,6 +7,8 @@ from aligndetr.errors import CheckpointError
 
 Hub = Mapping[str, Any]
 """The content of a `config.json`; empty where the weights are of other code."""
+DILATED = "backbone.output_stride=16"
+"""Setting of a backbone whose last stage keeps the stride of the one before (DC5)."""
 ACTIVATIONS = ("relu", "prelu")
 
 
@@ -16,7 +18,7 @@ def hub_settings(hub: Hub) -> list[str]:
     if "temperature_height" in hub:
         settings.append(f"position.temperature={hub['temperature_height']}")
     if is_dilated(hub):
-        settings.append("backbone.output_stride=16")
+        settings.append(DILATED)
     return settings
 
 

@@ -47,8 +47,8 @@ def stack_padded(maps: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(maps))
     height, width = largest([size_of(level) for level in maps])
     batch = maps[0].new_zeros(len(maps), len(maps[0]), height, width)
-    for row, level in zip(batch, maps, strict=True):
-        row[:, : level.shape[1], : level.shape[2]] = level
+    for row, level in enumerate(maps):
+        batch[row, :, : level.shape[1], : level.shape[2]] = level
     return batch
 
 

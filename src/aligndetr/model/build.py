@@ -73,8 +73,9 @@ def build_detector(
         precision=precision,
     )
     _initialise(model)
-    if model.neck.level is not None and config.encoder.layers == 0:
-        model.neck.level.requires_grad_(False)  # only a deformable encoder reads positions
+    compares_levels = config.decoder.cross_attention.type in ("full", "conditional")
+    if model.neck.level is not None and config.encoder.layers == 0 and not compares_levels:
+        model.neck.level.requires_grad_(False)  # nothing depends on it
     return model
 
 

@@ -91,10 +91,9 @@ def _distinct(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_iou: float
 def _scores(layer: LayerOutput, options: Postprocess) -> Tensor:
     """Return the confidence (B, Q, C): the score, fused with the predicted IoU if there is one."""
     logits = layer.logits.float()
-    if options.scores == "softmax":
-        scores = logits.softmax(dim=-1)[..., :-1]  # "no object" is the last class
-    else:
-        scores = logits.sigmoid()
+    # The last share of a softmax is that of "no object".
+    is_shared = options.scores == "softmax"
+    scores = logits.softmax(dim=-1)[..., :-1] if is_shared else logits.sigmoid()
     if layer.iou_logits is None:
         return scores
     quality = layer.iou_logits.float().sigmoid().unsqueeze(-1)
