@@ -39,6 +39,52 @@ def test_output_stride_dilates_the_last_stage():
     assert [tuple(level.shape[2:]) for level in levels] == [(4, 4)]
 
 
+SWIN = {
+    "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 4,
+}  # fmt: skip
+
+
+def test_options_reach_the_timm_model():
+    network, _ = create_backbone(
+        "swin_tiny_patch4_window7_224",
+        strides=(8, 32),
+        output_stride=None,
+        source=None,
+        arguments=SWIN,
+    )
+    backbone = Backbone(network, freeze=0, norm="frozen")
+    assert backbone.channels == (32, 128)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) < 1e6
+
+
+@torch.no_grad()
+def test_maps_of_networks_with_channels_last_are_turned_and_may_have_any_size():
+    network, _ = create_backbone(
+        "swin_tiny_patch4_window7_224",
+        strides=(8, 16),
+        output_stride=None,
+        source=None,
+        arguments=SWIN,
+    )
+    images = ImageBatch(torch.randn(1, 3, 64, 96), None, torch.tensor([[64, 96]]))
+    backbone = Backbone(network, freeze=0, norm="frozen").eval()
+    levels = backbone(images).levels
+    assert [tuple(level.shape) for level in levels] == [(1, 32, 8, 12), (1, 64, 4, 6)]
+    for level, own in zip(levels, network(images.pixels), strict=True):
+        torch.testing.assert_close(level[0, :, 3, 5], own[0, 3, 5])
+
+
+def test_an_option_that_the_timm_model_lacks_is_said_in_one_line():
+    with pytest.raises(CheckpointError) as error:
+        create_backbone(
+            "resnet18", strides=(8,), output_stride=None, source=None, arguments={"wings": 2}
+        )
+    message = str(error.value)
+    assert "backbone" in message
+    assert "wings" in message
+    assert "\n" not in message
+
+
 def test_a_wholly_frozen_backbone_has_no_graph_and_stays_in_evaluation_mode():
     backbone = Backbone(create()[0], freeze="all", norm="trained").train()
     assert not backbone.network.training

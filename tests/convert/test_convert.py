@@ -14,6 +14,7 @@ from aligndetr.checkpoint import Checkpoint, open_checkpoint
 from aligndetr.convert.classes import COCO
 from aligndetr.convert.convert import convert
 from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.types import Classes
 from convert import published_names as published
 from convert.networks import as_detectron2, as_torchvision, small_resnet
 
@@ -177,6 +178,42 @@ def test_91_rows_become_cocos_80_classes(tmp_path: Path):
     assert torch.equal(labels, tensors["label_enc.weight"][IDS])
 
 
+def test_91_rows_of_other_classes_are_kept_where_told(tmp_path: Path):
+    path = saved(tmp_path, tensors_of("dino"))
+    converted = convert(path, tmp_path / "run", overrides=(HEADS, "num_classes=91"))
+    assert converted.config.num_classes == 91
+    assert converted.classes == Classes.numbered(91)
+
+
+def test_a_dilated_last_stage_is_told_by_one_setting(tmp_path: Path):
+    path = saved(tmp_path, tensors_of("dab"))
+    overrides = (HEADS, "backbone.output_stride=16")
+    config = convert(path, tmp_path / "run", overrides=overrides).config
+    assert config.backbone.output_stride == 16
+    assert config.backbone.strides == (16,)
+    plain = convert(path, tmp_path / "plain", overrides=(HEADS,)).config
+    assert plain.backbone.strides == (32,)
+
+
+def test_weights_of_half_precision_become_whole(tmp_path: Path):
+    halves = {name: value.half() for name, value in tensors_of("dab").items()}
+    state = brought(tmp_path, halves).state_dict
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert torch.equal(state["queries.boxes"], halves["refpoint_embed.weight"].float())
+
+
+def test_what_only_training_needs_is_drawn_as_the_seed_says(tmp_path: Path):
+    tensors = tensors_of("dino")
+    del tensors["label_enc.weight"]
+    drawn = [
+        convert(saved(tmp_path, tensors), tmp_path / f"run{number}", overrides=(HEADS,))
+        for number in range(2)
+    ]
+    assert drawn[0].fit.fresh == ("denoising.label.weight",)
+    labels = [converted.state_dict["denoising.label.weight"] for converted in drawn]
+    assert torch.equal(*labels)
+
+
 @pytest.mark.parametrize("case", ["dino", "detrex's dab"])
 def test_a_run_predicts(case: str, tmp_path: Path):
     brought(tmp_path, tensors_of(case))
@@ -208,10 +245,18 @@ def test_what_does_not_fit_is_named_and_no_run_is_made(tmp_path: Path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["convert.json"]
 
 
-def test_other_heads_than_the_shapes_allow_are_told(tmp_path: Path):
-    path = saved(tmp_path, tensors_of("dino"))
-    with pytest.raises(ConfigError, match="heads: expected a number from 1, found 'many'"):
-        convert(path, tmp_path / "run", overrides=("heads=many",))
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("many", "heads: expected a number from 1, found 'many'"),
+        ("0", "heads: expected a number from 1, found '0'"),
+        ("5", "heads: expected a divisor of the width 32, found 5"),
+    ],
+)
+def test_heads_that_cannot_be_are_told(heads: str, message: str, tmp_path: Path):
+    path = saved(tmp_path, tensors_of("dab"))
+    with pytest.raises(ConfigError, match=message):
+        convert(path, tmp_path / "run", overrides=(f"heads={heads}",))
 
 
 def test_a_run_is_not_written_over(tmp_path: Path):

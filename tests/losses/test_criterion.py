@@ -239,6 +239,47 @@ def test_targets_are_left_as_they_were() -> None:
     assert torch.equal(targets.boxes, before.boxes)
 
 
+@pytest.mark.parametrize("classification", [Focal(), IABCE()])
+def test_proposals_may_learn_to_tell_objects_from_background(classification) -> None:
+    # By the first class, as in Deformable DETR: their losses are those of zeroed labels.
+    layer, proposals = random_layer(2, 6), random_layer(2, 9, seed=1)
+    targets = random_targets((2, 1))
+    assert targets.labels.any()
+    zeroed = replace(targets, labels=torch.zeros_like(targets.labels))
+    output = output_of(layer, layer, proposals=proposals)
+    own, one = (
+        Criterion(classification=classification, k=2, proposal_k=2, proposal_labels=labels)
+        for labels in ("own", "one")
+    )
+    found, plain, binary = one(output, targets), own(output, targets), own(output, zeroed)
+
+    for name, value in found.items():
+        expected = binary if name.startswith("proposals") else plain
+        assert_close(value, expected[name])
+    assert found["proposals.class"] != plain["proposals.class"]
+    pairs, expected = one.assign(output, targets), own.assign(output, zeroed)
+    assert torch.equal(pairs["proposals"].query, expected["proposals"].query)
+    assert torch.equal(pairs["main.1"].query, own.assign(output, targets)["main.1"].query)
+
+
+def test_proposals_of_the_same_shape_are_not_taken_for_a_layer() -> None:
+    layer, targets = random_layer(1, 6), random_targets((2,))
+    zeroed = replace(targets, labels=torch.zeros_like(targets.labels))
+    losses = Criterion(proposal_labels="one")(output_of(layer, proposals=layer), targets)
+
+    assert_close(losses["proposals.class"], Criterion()(output_of(layer), zeroed)["main.0.class"])
+    assert_close(losses["main.0.class"], Criterion()(output_of(layer), targets)["main.0.class"])
+
+
+def test_only_the_first_class_of_such_proposals_is_ever_positive() -> None:
+    layer, targets = random_layer(1, 6), random_targets((2,))
+    losses = Criterion(proposal_labels="one")(output_of(layer, proposals=layer), targets)
+    (gradient,) = torch.autograd.grad(losses["proposals.class"], layer.logits)
+
+    assert (gradient[..., 1:] > 0).all()  # a loss that falls with the logit is that of a positive
+    assert (gradient[..., 0] < 0).sum() == 2
+
+
 def test_the_eps_of_the_published_code_reaches_the_quality() -> None:
     boxes = torch.tensor([[[0.5, 0.5, 0.001, 0.001]]])
     layer = LayerOutput(torch.zeros(1, 1, 1), boxes)
@@ -263,6 +304,7 @@ def test_the_eps_of_the_published_code_reaches_the_quality() -> None:
         ("tau", 0.0, "greater than 0"),
         ("class_weight", -1.0, "greater than or equal to 0"),
         ("prime", "some", "'main' or 'matched'"),
+        ("proposal_labels", "zero", "'own' or 'one'"),
         ("iou_eps", math.inf, "finite"),
     ],
 )

@@ -90,6 +90,43 @@ def test_blocks_are_supervised_as_groups_of_their_own() -> None:
         assert_close(losses[f"blocks.0.{term}"], 0.5 * mean)
 
 
+@pytest.mark.parametrize("prime", ["main", "matched"])
+def test_blocks_may_have_copies_of_each_object(prime) -> None:
+    # Two blocks in which three queries answer for each object: the mean of two groups of copies.
+    layer, targets = random_layer(2, 24), random_targets((2, 1))
+    group = QueryGroup("extra", (0, 24), copies=6, blocks=2, weight=3.0)
+    criterion = Criterion(classification=IABCE(), prime=prime)
+    output = DetectorOutput((layer,), (group,))
+    losses = criterion(output, targets)
+    single = QueryGroup("extra", (0, 12), copies=3)
+    parts = [
+        criterion(DetectorOutput((layer.span(start, start + 12),), (single,)), targets)
+        for start in (0, 12)
+    ]
+
+    for term in TERMS:
+        mean = torch.stack([part[f"extra.0.{term}"] for part in parts]).mean()
+        assert_close(losses[f"extra.0.{term}"], 3.0 * mean)
+    pairs = criterion.assign(output, targets)["extra.0"]
+    for block in (0, 1):
+        own = pairs.target[pairs.query // 12 == block]
+        assert torch.bincount(own).tolist() == [3, 3, 3]
+
+
+def test_extra_groups_do_not_touch_the_losses_of_the_main_one() -> None:
+    layer, targets = random_layer(2, 18), random_targets((2, 1))
+    extra = QueryGroup("extra", (6, 18), copies=2, blocks=2)
+    output = DetectorOutput((layer, layer), (QueryGroup("main", (0, 6)), extra))
+    losses = Criterion(k=2)(output, targets)
+    alone = Criterion(k=2)(output_of(*[layer.span(0, 6)] * 2), targets)
+
+    assert {name.split(".")[0] for name in losses} == {"main", "extra"}
+    for name, value in alone.items():
+        assert_close(losses[name], value)
+    shares = Criterion(k=2).assign(output, targets)  # k is that of the main group alone
+    assert {len(shares[f"extra.{depth}"]) for depth in (0, 1)} == {6}
+
+
 def test_proposals_may_have_another_number_of_queries() -> None:
     layer, proposals = random_layer(1, 6), random_layer(1, 9, seed=1)
     targets = random_targets((2,))

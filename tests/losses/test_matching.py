@@ -197,6 +197,16 @@ def test_blocks_are_matched_on_their_own() -> None:
     assert triples(pairs) == sorted(expected)
 
 
+def test_binary_stacks_are_matched_by_the_first_class_alone() -> None:
+    targets = random_targets((2, 3), 4)
+    zeroed = Targets(targets.boxes, torch.zeros_like(targets.labels), targets.counts)
+    (found,) = Matcher()([random_stack((2, 2, 8, 4), (2, 1), is_binary=True)], targets)
+    (expected,) = Matcher()([random_stack((2, 2, 8, 4), (2, 1))], zeroed)
+    (own,) = Matcher()([random_stack((2, 2, 8, 4), (2, 1))], targets)
+
+    assert triples(found) == triples(expected) != triples(own)
+
+
 def test_stacks_of_one_step_are_matched_as_if_alone() -> None:
     stacks = [random_stack((2, 2, 8, 4), (2, 1), 1), random_stack((1, 2, 5, 4), None, 2)]
     targets = random_targets((2, 1), 4)

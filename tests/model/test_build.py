@@ -226,20 +226,26 @@ def test_queries_and_special_parts_have_a_start_of_their_own(system: str, expect
         assert float(state[name].std()) == pytest.approx(deviation, rel=0.12, abs=1e-6), name
 
 
+def last_of_box_head(system: str) -> nn.Linear:
+    head = build(small(system)).decoder.heads[0]
+    assert isinstance(head, Head)
+    last = head.box.layers[-1]
+    assert isinstance(last, nn.Linear)
+    return last
+
+
 @pytest.mark.parametrize(
     ("system", "size_bias"),
     [("deformable-detr-r50", -2.0), ("anchor-detr-r50", -2.0), ("conditional-detr-r50", 0.0)],
 )
 def test_boxes_of_points_start_at_the_size_that_the_head_says(system: str, size_bias: float):
-    head = build(small(system)).decoder.heads[0]
-    assert isinstance(head, Head)
-    assert head.box.layers[-1].bias.tolist() == [0, 0, size_bias, size_bias]
+    last = last_of_box_head(system)
+    assert last.bias.tolist() == [0, 0, size_bias, size_bias]
+    assert last.weight.abs().max() == 0
 
 
 def test_boxes_without_a_reference_start_as_torch_draws_them():
-    head = build(small("detr-r50")).decoder.heads[0]
-    assert isinstance(head, Head)
-    assert head.box.layers[-1].weight.std() > 0.01
+    assert last_of_box_head("detr-r50").weight.std() > 0.01
 
 
 def test_precision_is_what_was_asked_for():

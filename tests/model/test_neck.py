@@ -93,7 +93,9 @@ def test_more_maps_than_levels_leave_the_coarsest_out():
 def test_projections_may_lack_a_norm():
     part = neck(has_norm=False)
     assert not any(isinstance(module, nn.GroupNorm) for module in part.modules())
-    (convolution,) = part.projections[0]
+    projection = part.projections[0]
+    assert isinstance(projection, nn.Sequential)
+    (convolution,) = projection
     memory = part(features())
     expected = convolution(features().levels[0]).flatten(2).mT
     torch.testing.assert_close(memory.tokens[:, :96], expected)

@@ -1,5 +1,6 @@
 """Published networks as ours, built from a case's weights as checkpoints are converted."""
 
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -35,18 +36,8 @@ class Published:
 
     def __init__(self, case: Golden) -> None:
         self.case = case
-        weights = Golden.read(weights_of(case))
-        tensors = {
-            name.removeprefix("sd."): value.float()
-            for name, value in weights.arrays.items()
-            if name.startswith("sd.") and ".backbone." not in name  # its maps are given
-        }
-        aliases = weights.metadata.get("aliases", {})
-        tensors |= {name: tensors[kept] for name, kept in aliases.items() if kept in tensors}
-        source = Source(weights.path, tensors, hub_of(case))
-        self.layout: Layout = recognise(source)
-        self.config, self.state = derive(self.layout, source, overrides=overrides_of(case))
-        self.model: DetectorModel = network(self.config, self.state)
+        self.layout, self.config, self.model = _derived(case.path)
+        self.model.train().zero_grad()  # another test may have had it
 
     def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Other tensors of the network, such as gradients, under our names."""
@@ -65,6 +56,24 @@ class Published:
                 return self.model(features_of(self.case))
         noise = noise_of(self.case) if "dn_rand_p" in self.case else None
         return self.model.train()(features_of(self.case), targets_of(self.case), noise)
+
+
+@cache
+def _derived(path: Path) -> tuple[Layout, Config, DetectorModel]:
+    """Return how a case's weights are laid out, and the network that was made of them."""
+    case = Golden.read(path)
+    weights = Golden.read(weights_of(case))
+    tensors = {
+        name.removeprefix("sd."): value.float()
+        for name, value in weights.arrays.items()
+        if name.startswith("sd.") and ".backbone." not in name  # its maps are given
+    }
+    aliases = weights.metadata.get("aliases", {})
+    tensors |= {name: tensors[kept] for name, kept in aliases.items() if kept in tensors}
+    source = Source(weights.path, tensors, hub_of(case))
+    layout = recognise(source)
+    config, state = derive(layout, source, overrides=overrides_of(case))
+    return layout, config, network(config, state)
 
 
 def network(config: Config, state: dict[str, Tensor]) -> DetectorModel:

@@ -268,7 +268,7 @@ def test_a_batch_is_learnt_by_heart() -> None:
     batch = collate(samples((64, 96), (96, 64)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
-    for _ in range(150):
+    for _ in range(300):
         losses = config.criterion(model(batch.images, batch.targets), batch.targets)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()

@@ -141,6 +141,10 @@ def derive(
             f"{where}: expected the tensors of {layout.title}, found none that is our "
             f"{error.args[0]}; the file is not complete: copy it again"
         ) from error
+    if config.width % heads:
+        raise ConfigError(
+            f"--set: heads: expected a divisor of the width {config.width}, found {heads}"
+        )
     backbone = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
     settings, ours = hub_settings(hub), {}
     if backbone:
