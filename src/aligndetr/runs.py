@@ -93,7 +93,7 @@ def train(
         DivergenceError: A loss became infinite or NaN.
     """
     started = time.monotonic() if started is None else started
-    target = resolve_device(device)
+    target = _join_processes(device)
     start = open_start(model)
     settings = get_preset(model) if start is None else start.config
     if config is not None:
@@ -124,7 +124,7 @@ def resume(run: Path, *, device: str = "auto", started: float | None = None) -> 
         DatasetError: The data are not where they were.
     """
     started = time.monotonic() if started is None else started
-    target = resolve_device(device)
+    target = _join_processes(device)
     path = run / STATE_FOLDER / ORIGIN_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -159,6 +159,13 @@ def open_start(model: str | Path) -> Checkpoint | None:
     if not path.exists() and path.suffix != ".safetensors":
         get_preset(str(model))  # raises, and names the closest
     return open_checkpoint(path)
+
+
+def _join_processes(device: str) -> torch.device:
+    """Return the device, after this process has joined the others of a distributed run there."""
+    target = resolve_device(device)
+    PartialState(cpu=target.type == "cpu")  # the first to be made decides for all that follow
+    return target
 
 
 def say(text: str) -> None:
