@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from aligndetr.config.schema import Config
+from aligndetr.data.batch import collate
+from aligndetr.data.dataset import DetectionDataset
+from aligndetr.data.formats import open_split
+from aligndetr.data.transforms import LightAugmentation
 from aligndetr.model.build import build_model
 from aligndetr.model.detector import DetectorModel
-from aligndetr.types import Features, ImageBatch, LayerOutput, Queries, Targets
+from aligndetr.types import Batch, Features, ImageBatch, LayerOutput, Queries, Targets
 from systems import SYSTEMS, blind_biases, idle_parameters, network, perturbed, small
 
 CPU = torch.device("cpu")
@@ -196,3 +201,59 @@ def test_queries_of_training_change_nothing_for_the_main_ones(system: str):
     denoising = ["denoising"] if config.denoising else []
     assert names == [*denoising, "main", *(["extra"] if config.groups else [])]
     assert_same(output.main, model.eval()(image, target).main)
+
+
+# Learning
+
+STEPS = 200
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def eight_images(shapes: Path) -> Batch:
+    augmentation = LightAugmentation(short_side=64, max_side=64)
+    pipeline = augmentation.evaluation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    dataset = DetectionDataset(open_split(shapes, "train"), pipeline)
+    return collate([dataset[index] for index in range(8)])
+
+
+def learner(system: str, *, is_aligned: bool) -> tuple[Config, DetectorModel]:
+    """Return a small system whose backbone learns, too, and whose maps are twice as fine."""
+    config = small(system, is_aligned=is_aligned, num_classes=3)
+    changes = {
+        "freeze": 0,
+        "norm": "trained",
+        "strides": tuple(stride // 2 for stride in config.backbone.strides),
+    }
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update=changes)})
+    torch.manual_seed(0)
+    return config, build_model(config, device=CPU)[0].train()
+
+
+def rate(step: int) -> float:
+    """Return the share of the rate: it rises over 20 steps, and falls for the last 30."""
+    return min(1.0, (step + 1) / 20) * (0.1 if step >= STEPS - 30 else 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_aligned", [False, True], ids=["plain", "align"])
+@every_system
+def test_every_system_learns_eight_images_by_heart(
+    system: str, is_aligned: bool, eight_images: Batch
+):
+    config, model = learner(system, is_aligned=is_aligned)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    history: list[float] = []
+    losses: dict[str, Tensor] = {}
+    for _ in range(STEPS):
+        output = model(eight_images.images, eight_images.targets)
+        losses = config.criterion(output, eight_images.targets)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        history.append(sum(float(v.detach()) for k, v in losses.items() if k.startswith("main.")))
+    assert history[-1] < 0.25 * history[0]
+    assert float(losses["main.1.l1"].detach() + losses["main.1.giou"].detach()) < 0.5
