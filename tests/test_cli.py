@@ -119,6 +119,7 @@ def test_the_version_is_printed(capsys):
         ),
         ("eval", "--model --data --split --json"),
         ("predict", "--model --source --out --threshold --json"),
+        ("convert", "--from --out --set"),
         ("models", "--model --cost --size --json"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from aligndetr.config.codec import override
 from aligndetr.config.presets import get_preset
@@ -135,6 +136,17 @@ def test_transformers_resnets_of_any_width_give_the_same_maps(options):
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = network(pixels).feature_maps
+    assert_equal_maps(maps_of(settings, ours, pixels), expected)
+
+
+def test_a_resnext_of_another_depth_has_its_groups_among_the_options():
+    network = ResNet(Bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4)
+    torch.manual_seed(0)
+    tensors = as_torchvision(uncounted(with_statistics(network).state_dict()))
+    settings, ours = settings_of(tensors, (2048,))
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = IntermediateLayerGetter(network, {"layer4": "0"})(pixels).values()
     assert_equal_maps(maps_of(settings, ours, pixels), expected)
 
 

@@ -214,6 +214,12 @@ def test_what_only_training_needs_is_drawn_as_the_seed_says(tmp_path: Path):
     assert torch.equal(*labels)
 
 
+def test_queries_without_content_of_their_own_take_it_from_the_memory(tmp_path: Path):
+    tensors = tensors_of("dino")
+    del tensors["transformer.tgt_embed.weight"]
+    assert brought(tmp_path, tensors).config.queries.content == "memory"
+
+
 @pytest.mark.parametrize("case", ["dino", "detrex's dab"])
 def test_a_run_predicts(case: str, tmp_path: Path):
     brought(tmp_path, tensors_of(case))
@@ -243,6 +249,12 @@ def test_what_does_not_fit_is_named_and_no_run_is_made(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"1 missing \(transformer\.decoder\.norm\.bias\)"):
         brought(tmp_path, tensors)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["convert.json"]
+
+
+def test_weights_without_their_backbone_lack_it(tmp_path: Path):
+    tensors = {name: v for name, v in tensors_of("dab").items() if "backbone" not in name}
+    with pytest.raises(CheckpointError, match=r"\d+ missing \(backbone\.network\.conv1\.weight"):
+        brought(tmp_path, tensors)
 
 
 @pytest.mark.parametrize(
