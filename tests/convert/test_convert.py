@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aligndetr.api import Detector
 from aligndetr.checkpoint import Checkpoint, open_checkpoint
+from aligndetr.config.slots import TopQueries
 from aligndetr.convert.classes import COCO
 from aligndetr.convert.convert import convert
 from aligndetr.errors import CheckpointError, ConfigError
@@ -217,7 +218,17 @@ def test_what_only_training_needs_is_drawn_as_the_seed_says(tmp_path: Path):
 def test_queries_without_content_of_their_own_take_it_from_the_memory(tmp_path: Path):
     tensors = tensors_of("dino")
     del tensors["transformer.tgt_embed.weight"]
-    assert brought(tmp_path, tensors).config.queries.content == "memory"
+    config = convert(saved(tmp_path, tensors), tmp_path / "run", overrides=(HEADS,)).config
+    assert isinstance(config.queries, TopQueries)
+    assert config.queries.content == "memory"
+
+
+def test_queries_beyond_300_are_the_one_to_many_group_of_h_detr(tmp_path: Path):
+    tensors = tensors_of("h-deformable") | {"query_embed.weight": torch.randn(312, WIDTH)}
+    config = convert(saved(tmp_path, tensors), tmp_path / "run", overrides=(HEADS,)).config
+    assert config.queries.count == 300
+    assert config.groups is not None
+    assert (config.groups.groups, config.groups.queries) == (1, 12)
 
 
 @pytest.mark.parametrize("case", ["dino", "detrex's dab"])
