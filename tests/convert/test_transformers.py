@@ -104,12 +104,11 @@ def drawn_network(draw: random.Random, system: str, options: dict[str, Any], bac
     return network
 
 
-def drawn_images(*, are_padded: bool) -> tuple[Tensor, Tensor]:
-    """Pixels of two images, and the padding of the second one, if any."""
+def drawn_images() -> tuple[Tensor, Tensor]:
+    """Pixels of two images, and the padding of the second one."""
     padding = torch.zeros(2, 96, 128, dtype=torch.bool)
-    if are_padded:
-        padding[1, 70:] = True
-        padding[1, :, 101:] = True
+    padding[1, 70:] = True
+    padding[1, :, 101:] = True
     return torch.randn(2, 3, 96, 128).masked_fill(padding[:, None], 0), padding
 
 
@@ -132,8 +131,7 @@ def test_predictions_from_pixels_are_equal(
     assert checkpoint.classes == COCO
     ours = build_model(checkpoint.config, device=torch.device("cpu"), pretrained=False)[0]
     ours.load_state_dict(checkpoint.state_dict)
-    # Theirs makes queries of padding, too, where little else scores better.
-    pixels, padding = drawn_images(are_padded=options is not TWO_STAGE)
+    pixels, padding = drawn_images()
     if system == "DeformableDetr":  # which multiplies rounding; the others know single alone
         theirs, ours, pixels = theirs.double(), ours.double(), pixels.double()
     expected = theirs(pixel_values=pixels, pixel_mask=(~padding).long())

@@ -156,6 +156,9 @@ class TopQueries(Settings):
     background (Deformable DETR, H-Deformable-DETR; see criterion.proposal_labels)."""
     supervised: Literal["chosen", "all"] = "chosen"
     """Which proposals have losses: those that became queries, or one for each token."""
+    padding: Literal["last", "as_scored"] = "last"
+    """Whether padding is chosen after all of the image, or by the score of an empty token, as in
+    published code: there results depend on the batch."""
 
 
 class FullAttention(Settings):

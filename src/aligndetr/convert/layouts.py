@@ -22,6 +22,8 @@ Tensors = Mapping[str, Tensor]
 
 ENCODER = r"encoder\.layers\.(\d+)\."
 DECODER = r"decoder\.layers\.(\d+)\."
+SCORED_PADDING = "queries.padding=as_scored"
+"""All published two-stage code may choose padding."""
 LEVELS = r"neck\.projections\.(\d+)\."
 
 
@@ -87,6 +89,7 @@ def _deformable(shapes: Shapes) -> Config:
     settings = [*shapes.common(), *shapes.points()]
     is_refined = not shapes.heads_are_shared
     if shapes.has("queries.embedding.norm.weight"):
+        settings.append(SCORED_PADDING)
         if not shapes.has("queries.content"):
             if "two_stage_num_proposals" in shapes.hub:
                 settings.append(f"queries.count={shapes.hub['two_stage_num_proposals']}")
@@ -119,8 +122,8 @@ def _idea_dino(shapes: Shapes) -> Config:
 
 def _top(shapes: Shapes) -> list[str]:
     if shapes.has("queries.content"):
-        return [f"queries.count={shapes.size('queries.content')}"]
-    return ["queries.content=memory"]
+        return [SCORED_PADDING, f"queries.count={shapes.size('queries.content')}"]
+    return [SCORED_PADDING, "queries.content=memory"]
 
 
 def _detrex_dino(shapes: Shapes) -> Config:

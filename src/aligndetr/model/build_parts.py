@@ -119,6 +119,7 @@ def build_queries(config: Config) -> QuerySource:
                 embedding=ProposalEmbedding(width) if is_embedded else None,
                 chosen_by=options.chosen_by,
                 supervises_all=options.supervised == "all",
+                scores_padding=options.padding == "as_scored",
             )
         case _:
             assert_never(options)

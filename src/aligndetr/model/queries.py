@@ -193,6 +193,7 @@ class TopQueries(nn.Module):
         embedding: ProposalEmbedding | None = None,
         chosen_by: Literal["best_class", "first_class"] = "best_class",
         supervises_all: bool = False,
+        scores_padding: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -207,6 +208,7 @@ class TopQueries(nn.Module):
         self.embedding = embedding
         self.chosen_by: Literal["best_class", "first_class"] = chosen_by
         self.supervises_all = supervises_all
+        self.scores_padding = scores_padding
 
     def draw_parameters(self) -> None:
         """Draw contents from N(0, 1) where positions are embedded, as in H-DETR's code."""
@@ -241,12 +243,14 @@ class TopQueries(nn.Module):
         return Queries(content, reference, position, taken.groups, supervised)
 
     def _scores(self, logits: Tensor, padding: Tensor | None) -> Tensor:
-        """Return (B, S), by which proposals are chosen; padding comes last.
+        """Return (B, S), by which proposals are chosen; padding comes last, unless it is scored.
 
         In published code all of it has the score of an empty token, which may beat the image's.
         """
         scores = logits[..., 0] if self.chosen_by == "first_class" else logits.amax(-1)
-        return scores if padding is None else scores.masked_fill(padding, float("-inf"))
+        if padding is None or self.scores_padding:
+            return scores
+        return scores.masked_fill(padding, float("-inf"))
 
 
 def propose(memory: Memory) -> tuple[Tensor, Tensor]:
