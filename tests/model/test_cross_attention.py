@@ -16,6 +16,7 @@ from aligndetr.model.cross_attention import (
     Reading,
     RowColumnReading,
 )
+from aligndetr.model.encoder import RowColumnEncoder
 from aligndetr.model.places import AxisEmbedding, Place
 from aligndetr.types import Memory
 from drawn import drawn
@@ -36,14 +37,21 @@ def reading(kind: str, *, sees_padding: bool = False) -> Reading:
             attention = ConditionalAttention(WIDTH, HEADS, is_first=True)
             part = ConditionalReading(attention, sees_padding=sees_padding)
         case "row_column":
-            part = RowColumnReading(RowColumnAttention(WIDTH, HEADS), AxisEmbedding(WIDTH))
+            part = RowColumnReading(RowColumnAttention(WIDTH, HEADS))
         case _:
             part = DeformableReading(DeformableAttention(WIDTH, HEADS, levels=2, points=3))
     return drawn(part)
 
 
-def memory_for(kind: str) -> Memory:
-    return random_memory(SINGLE if kind == "row_column" else LEVELS)
+def memory_for(kind: str, *, is_padded: bool = False) -> Memory:
+    memory = random_memory(SINGLE if kind == "row_column" else LEVELS)
+    memory = padded(memory) if is_padded else memory
+    return RowColumnEncoder([], axes())(memory) if kind == "row_column" else memory
+
+
+def axes() -> AxisEmbedding:
+    """What tells places to row-column attention."""
+    return drawn(AxisEmbedding(WIDTH))
 
 
 def place_for(kind: str, size: int = 4) -> Place:
@@ -64,7 +72,7 @@ def test_padding_changes_nothing(kind: str):
     part, memory = reading(kind), memory_for(kind)
     alone = part(states(), place_for(kind), memory)
     assert alone.shape == (2, 5, WIDTH)
-    found = part(states(), place_for(kind), padded(memory))
+    found = part(states(), place_for(kind), memory_for(kind, is_padded=True))
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
 
 
@@ -136,12 +144,12 @@ def test_rows_and_columns_are_told_by_the_centres_of_their_tokens():
     part, memory, place = reading("row_column"), memory_for("row_column"), place_for("row_column")
     assert isinstance(part, RowColumnReading)
     height, width = SINGLE[0]
-    axes = torch.zeros(2, height, width, 2, WIDTH)
+    embedding, embedded = axes(), torch.zeros(2, height, width, 2, WIDTH)
     for row in range(height):
         for column in range(width):
             centre = torch.tensor([(column + 0.5) / width, (row + 0.5) / height])
-            axes[:, row, column] = part.axes(centre)
+            embedded[:, row, column] = embedding(centre)
     tokens = memory.tokens.view(2, height, width, WIDTH)
     assert place.guide is not None
-    expected = part.attention(states(), place.guide, tokens, axes, None)
+    expected = part.attention(states(), place.guide, tokens, embedded, None)
     torch.testing.assert_close(part(states(), place, memory), expected)

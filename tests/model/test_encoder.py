@@ -85,6 +85,9 @@ def test_padding_changes_nothing(encoder: Encoder, shapes):
     expected = encoder(memory)
     torch.testing.assert_close(found.tokens[:, kept], expected.tokens, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(expected.tokens, memory.tokens, atol=0.1)
+    if isinstance(encoder, RowColumnEncoder):
+        assert torch.equal(found.position, encoder.axes(token_centres(larger)))
+        found = replace(found, position=larger.position)
     assert replace(found, tokens=larger.tokens) == larger  # all else is passed on
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aligndetr.config.codec import override
 from aligndetr.config.schema import Config
 from aligndetr.convert.convert import derive, recognise
 from aligndetr.convert.layouts import Layout
@@ -195,7 +194,3 @@ def noise_of(case: Golden) -> Noise:
     label = torch.zeros(len(chance), dtype=torch.int64)
     label[chance < label_noise * 0.5] = case["dn_new_label"]
     return Noise(chance, label, case["dn_rand_sign01"] * 2.0 - 1.0, case["dn_rand_part"])
-
-
-def with_settings(config: Config, *settings: str) -> Config:
-    return override(config, settings)

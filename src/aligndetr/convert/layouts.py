@@ -44,8 +44,7 @@ class Shapes:
 
     def count(self, pattern: str) -> int:
         """Return one more than the largest number that the pattern's group finds; 0 if none."""
-        matches = (re.match(pattern, name) for name in self.tensors)
-        return max((int(match[1]) + 1 for match in matches if match), default=0)
+        return _count(pattern, self.tensors)
 
     @property
     def heads_are_shared(self) -> bool:
@@ -82,6 +81,12 @@ class Shapes:
         encoder = self.size("encoder.layers.0.attention.weights.weight") // places
         decoder = self.size("decoder.layers.0.cross_attention.attention.weights.weight") // places
         return [f"encoder.points={encoder}", f"decoder.cross_attention.points={decoder}"]
+
+
+def _count(pattern: str, found: Iterable[str]) -> int:
+    """Return one more than the largest number that the pattern's group has in a name."""
+    matches = (re.match(pattern, name) for name in found)
+    return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
 def _deformable(shapes: Shapes) -> Config:
@@ -197,8 +202,7 @@ class Layout:
     def rename(self, published: Tensors) -> dict[str, Tensor]:
         """Return the tensors under our names."""
         ours = names.rename_all(published, self.renames)
-        convolutions = Shapes(ours, 0, {}).count(LEVELS)
-        layers = Shapes(ours, 0, {}).count(DECODER)
+        convolutions, layers = _count(LEVELS, ours), _count(DECODER, ours)
         ours = {_placed(name, convolutions, layers): value for name, value in ours.items()}
         first = {
             name.removeprefix("decoder.heads.0."): value

@@ -11,15 +11,29 @@ Renames = tuple[tuple[str, str], ...]
 PACKED = re.compile(r"^(.*)@(\d)of(\d)$")
 """A tensor that is one of several parts of ours: its name, which part, and of how many."""
 
-_DEFORMABLE_PARTS: Renames = (
+DEFORMABLE_PARTS: Renames = (
     (r"sampling_offsets", "offsets"),
     (r"attention_weights", "weights"),
     (r"(value|output)_proj(?=\.)", r"\1"),
 )
 
+LAYER_HEADS: Renames = (
+    (r"^(decoder\.)?bbox_embed\.(\d+)\.", r"decoder.heads.\2.box."),
+    (r"^(decoder\.)?class_embed\.(\d+)\.", r"decoder.heads.\2.classes."),
+)
+"""Heads of their own for every decoder layer, and one for proposals."""
+
+DAB_PLACES: Renames = (
+    (r"^encoder\.query_scale", "encoder.scale"),
+    (r"^decoder\.query_scale", "decoder.places.guide.scale"),
+    (r"^decoder\.ref_anchor_head", "decoder.places.guide.size"),
+    (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
+)
+"""What DAB-DETR knows of places, in all codes."""
+
 IDEA_LAYERS: Renames = (
     (r"^transformer\.(encoder|decoder)", r"\1"),
-    *_DEFORMABLE_PARTS,
+    *DEFORMABLE_PARTS,
     (r"\.linear1\.", ".feedforward.expand."),
     (r"\.linear2\.", ".feedforward.contract."),
     (r"(layers\.\d+)\.activation\.", r"\1.feedforward.activation."),
@@ -48,8 +62,7 @@ MULTISCALE: Renames = (
     (r"^query_embed\.weight", "queries.both"),
     (r"^transformer\.enc_out_bbox_embed", "queries.head.box"),
     (r"^transformer\.enc_out_class_embed", "queries.head.classes"),
-    (r"^(decoder\.)?bbox_embed\.(\d+)\.", r"decoder.heads.\2.box."),
-    (r"^(decoder\.)?class_embed\.(\d+)\.", r"decoder.heads.\2.classes."),
+    *LAYER_HEADS,
     (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
     (r"^decoder\.query_scale", "decoder.places.positions.scale"),
     (r"^label_enc\.", "denoising.label."),
@@ -78,10 +91,7 @@ DAB: Renames = (
     (r"\.ca_kpos_proj", ".cross_attention.attention.key_position"),
     (r"\.ca_v_proj", ".cross_attention.attention.value"),
     (r"(cross_attention\.attention)\.out_proj", r"\1.output"),
-    (r"^encoder\.query_scale", "encoder.scale"),
-    (r"^decoder\.query_scale", "decoder.places.guide.scale"),
-    (r"^decoder\.ref_anchor_head", "decoder.places.guide.size"),
-    (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
+    *DAB_PLACES,
 )
 """IDEA's DAB-DETR."""
 
@@ -108,13 +118,12 @@ DETREX: Renames = (
     (r"^neck\.extra_convs\.(\d+)\.norm\.", r"neck.extra.\1.1."),
     (r"^transformer\.level_embeds$", "neck.level"),
     *_DETREX_LAYERS,
-    *_DEFORMABLE_PARTS,
+    *DEFORMABLE_PARTS,
     (r"^(encoder.*)norms\.0", r"\1norm"),
     (r"^transformer\.enc_output_norm", "queries.norm"),
     (r"^transformer\.enc_output", "queries.project"),
     (r"^transformer\.tgt_embed\.weight", "queries.content"),
-    (r"^(decoder\.)?bbox_embed\.(\d+)\.", r"decoder.heads.\2.box."),
-    (r"^(decoder\.)?class_embed\.(\d+)\.", r"decoder.heads.\2.classes."),
+    *LAYER_HEADS,
     (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
     (r"^label_enc\.", "denoising.label."),
 )
@@ -134,10 +143,7 @@ DETREX_DAB: Renames = (
     (r"\.key_pos_proj", ".key_position"),
     (r"\.value_proj", ".value"),
     (r"(cross_attention\.attention)\.out_proj", r"\1.output"),
-    (r"^encoder\.query_scale", "encoder.scale"),
-    (r"^decoder\.query_scale", "decoder.places.guide.scale"),
-    (r"^decoder\.ref_anchor_head", "decoder.places.guide.size"),
-    (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
+    *DAB_PLACES,
     (r"^decoder\.post_norm_layer", "decoder.norm"),
 )
 """detrex's DAB-DETR and the authors' Align-DAB-DETR."""

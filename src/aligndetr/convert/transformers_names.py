@@ -1,6 +1,6 @@
 """Names of tensors in Hugging Face transformers (versions 4 and 5), and ours."""
 
-from aligndetr.convert.names import Renames
+from aligndetr.convert.names import DAB_PLACES, DEFORMABLE_PARTS, LAYER_HEADS, Renames
 
 _LAYERS: Renames = (
     (r"^model\.(?=encoder|decoder|backbone)", ""),
@@ -85,10 +85,7 @@ DAB: Renames = (
     (r"\.cross_attn\.cross_attn_value_proj", ".cross_attention.attention.value"),
     (r"\.cross_attn\.cross_attn\.output_proj", ".cross_attention.attention.output"),
     *_PACKED_SELF_ATTENTION,
-    (r"^encoder\.query_scale", "encoder.scale"),
-    (r"^decoder\.query_scale", "decoder.places.guide.scale"),
-    (r"^decoder\.ref_anchor_head", "decoder.places.guide.size"),
-    (r"^decoder\.ref_point_head", "decoder.places.positions.embed"),
+    *DAB_PLACES,
     (r"^(decoder\.bbox_embed|bbox_predictor)\.", "decoder.heads.0.box."),
     (r"^class_embed\.", "decoder.heads.0.classes."),
     (r"^model\.input_projection\.", "neck.projections.0.0."),
@@ -98,9 +95,7 @@ DAB: Renames = (
 
 DEFORMABLE: Renames = (
     *_LAYERS,
-    (r"sampling_offsets", "offsets"),
-    (r"attention_weights", "weights"),
-    (r"(value|output)_proj(?=\.)", r"\1"),
+    *DEFORMABLE_PARTS,
     (r"^(encoder.*\d\.)self_attn_layer_norm", r"\1norm"),
     (r"^(encoder.*)self_attn\.", r"\1attention."),
     (r"encoder_attn\.", "cross_attention.attention."),
@@ -113,7 +108,6 @@ DEFORMABLE: Renames = (
     (r"^model\.enc_output", "queries.project"),
     (r"^model\.pos_trans_norm", "queries.embedding.norm"),
     (r"^model\.pos_trans", "queries.embedding.project"),
-    (r"^(decoder\.)?bbox_embed\.(\d+)\.", r"decoder.heads.\2.box."),
-    (r"^(decoder\.)?class_embed\.(\d+)\.", r"decoder.heads.\2.classes."),
+    *LAYER_HEADS,
 )
 """`DeformableDetrForObjectDetection`."""

@@ -110,34 +110,40 @@ class GaussianAttention(nn.Module):
             (B, Q, D).
         """
         state = self.norm(query)
-        sizes = [height * width for height, width in shapes]
+        shift, spread = self._by_head(self.shift(state)), self._by_head(self.spread(state))
         reads: list[Tensor] = []
         start = 0
-        for level, ((height, width), size) in enumerate(zip(shapes, sizes, strict=True)):
-            part = slice(start, start + size)
+        for level, (height, width) in enumerate(shapes):
+            part = slice(start, start + height * width)
             in_cells = centre * valid_ratios[:, level, None] * centre.new_tensor([width, height])
-            bias = self._gaussian(state, in_cells, (height, width))
+            bias = self._gaussian(in_cells.unsqueeze(1) + shift, spread, (height, width))
             hidden = None if padding is None else padding[:, part]
             reads.append(
                 self.attention(query, tokens[:, part], position[:, part], hidden, bias=bias)
             )
-            start += size
+            start = part.stop
         if self.level is None:
             return reads[0]
         shares = self.level(query).softmax(-1)  # (B, Q, L)
         return (torch.stack(reads, dim=-1) * shares.unsqueeze(-2)).sum(dim=-1)
 
-    def _gaussian(self, state: Tensor, centre: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return the logarithm (B, heads, Q, h * w) of every head's Gaussian; centres in cells.
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Return (B, Q, heads * 2) as (B, heads, Q, 2)."""
+        return split_heads(x.float(), self.heads)
+
+    def _gaussian(self, middle: Tensor, spread: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return the logarithm (B, heads, Q, h * w) of every head's Gaussian.
 
         Precision and place of x and of y are independent, so that their exponents add up.
+
+        Args:
+            middle: (B, heads, Q, 2) in cells.
+            spread: (B, heads, Q, 2) precision, in 1 / cells.
+            shape: (height, width) of the level.
         """
         height, width = shape
-        shift = self.shift(state).float().unflatten(-1, (self.heads, 2))
-        middle = (centre.unsqueeze(-2) + shift).transpose(1, 2)  # (B, heads, Q, 2)
-        spread = self.spread(state).float().unflatten(-1, (self.heads, 2)).transpose(1, 2)
-        columns = torch.arange(width, device=centre.device) + 0.5
-        rows = torch.arange(height, device=centre.device) + 0.5
+        columns = torch.arange(width, device=middle.device) + 0.5
+        rows = torch.arange(height, device=middle.device) + 0.5
         x = (spread[..., :1] * (columns - middle[..., :1])).square()
         y = (spread[..., 1:] * (rows - middle[..., 1:])).square()
         exponent = (y.unsqueeze(-1) + x.unsqueeze(-2)).flatten(-2)  # (B, heads, Q, h, w) flat

@@ -10,7 +10,7 @@ from aligndetr.backbones.weights import create_backbone
 from aligndetr.config.schema import AnyConfig, Config, RegionConfig
 from aligndetr.config.slots import ContrastiveDenoising, PlainDenoising
 from aligndetr.model.build_parts import build_decoder, build_encoder, build_queries
-from aligndetr.model.denoising import Denoising, blocks_for
+from aligndetr.model.denoising import Denoising, always, blocks_for
 from aligndetr.model.detector import DetectorModel
 from aligndetr.model.heads import Head
 from aligndetr.model.neck import Neck
@@ -139,8 +139,8 @@ def _build_denoising(config: Config) -> Denoising | None:
         case ContrastiveDenoising():
             blocks = blocks_for(options.queries, below=options.blocks_below)
             label_noise = options.label_noise / 2  # half of them get their own label again
-        case PlainDenoising(blocks=count):
-            blocks = lambda _: count  # noqa: E731
+        case PlainDenoising():
+            blocks = always(options.blocks)
             label_noise = options.label_noise
         case _:
             assert_never(options)

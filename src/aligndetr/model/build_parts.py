@@ -149,7 +149,7 @@ def build_decoder(config: Config, axes: AxisEmbedding) -> Decoder:
     else:
         heads = [first, *(_head(config) for _ in range(options.layers - 1))]
     return Decoder(
-        [_decoder_layer(config, axes, depth) for depth in range(options.layers)],
+        [_decoder_layer(config, depth) for depth in range(options.layers)],
         heads,
         _places(config, axes),
         None if options.norm == "none" else nn.LayerNorm(width),
@@ -159,12 +159,12 @@ def build_decoder(config: Config, axes: AxisEmbedding) -> Decoder:
     )
 
 
-def _decoder_layer(config: Config, axes: AxisEmbedding, depth: int) -> DecoderLayer:
+def _decoder_layer(config: Config, depth: int) -> DecoderLayer:
     options, width = config.decoder, config.width
     attention = SelfAttention if options.self_attention == "joint" else SeparateSelfAttention
     return DecoderLayer(
         attention(width, config.heads, dropout=options.dropout),
-        _cross_attention(config, axes, is_first=depth == 0),
+        _cross_attention(config, is_first=depth == 0),
         FeedForward(
             width, options.feedforward, dropout=options.dropout, activation=options.activation
         ),
@@ -173,7 +173,7 @@ def _decoder_layer(config: Config, axes: AxisEmbedding, depth: int) -> DecoderLa
     )
 
 
-def _cross_attention(config: Config, axes: AxisEmbedding, *, is_first: bool) -> Reading:
+def _cross_attention(config: Config, *, is_first: bool) -> Reading:
     options, dropout = config.decoder.cross_attention, config.decoder.dropout
     width, heads = config.width, config.heads
     match options:
@@ -190,7 +190,7 @@ def _cross_attention(config: Config, axes: AxisEmbedding, *, is_first: bool) -> 
             attention = ConditionalAttention(width, heads, is_first=is_first, dropout=dropout)
             return ConditionalReading(attention, sees_padding=padding == "seen")
         case slots.RowColumnAttention():
-            return RowColumnReading(RowColumnAttention(width, heads), axes)
+            return RowColumnReading(RowColumnAttention(width, heads))
         case slots.DeformableAttention(points=points):
             return DeformableReading(_deformable_attention(config, points=points))
         case _:

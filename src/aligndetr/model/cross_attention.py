@@ -9,8 +9,8 @@ from aligndetr.layers.conditional import ConditionalAttention
 from aligndetr.layers.deformable import DeformableAttention
 from aligndetr.layers.full import FullAttention, GaussianAttention
 from aligndetr.layers.row_column import RowColumnAttention
-from aligndetr.model.encoder import as_map, token_centres
-from aligndetr.model.places import AxisEmbedding, Place
+from aligndetr.model.encoder import read_map
+from aligndetr.model.places import Place
 from aligndetr.types import Memory
 
 
@@ -66,18 +66,14 @@ class ConditionalReading(nn.Module):
 class RowColumnReading(nn.Module):
     """Queries read along rows, then along columns, of a single level (Anchor DETR)."""
 
-    def __init__(self, attention: RowColumnAttention, axes: AxisEmbedding) -> None:
+    def __init__(self, attention: RowColumnAttention) -> None:
         super().__init__()
-        self.attention, self.axes = attention, axes
+        self.attention = attention
 
     def forward(self, x: Tensor, place: Place, memory: Memory) -> Tensor:
         """Return what the queries read."""
         assert place.guide is not None
-        axes = self.axes(token_centres(memory))
-        padding = None if memory.padding is None else as_map(memory.padding, memory)
-        return self.attention(
-            x, place.guide, as_map(memory.tokens, memory), as_map(axes, memory), padding
-        )
+        return read_map(self.attention, x, place.guide, memory)
 
 
 class DeformableReading(nn.Module):

@@ -148,6 +148,16 @@ def blocks_for(queries: int, *, below: int = 0) -> Callable[[int], int]:
     return blocks
 
 
+def always(blocks: int) -> Callable[[int], int]:
+    """Return the function that repeats targets so often, however many there are (DN-DETR)."""
+
+    def fixed(slots: int) -> int:
+        del slots
+        return blocks
+
+    return fixed
+
+
 def _places(targets: Targets, repeats: int, slots: int) -> tuple[Tensor, Tensor]:
     """Return image and slot of every noised target, in the order of the draws."""
     image, within = _image_and_rank(targets)

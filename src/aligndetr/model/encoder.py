@@ -1,5 +1,7 @@
 """Encoder: tokens attend to each other, in the ways that the family has."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -116,18 +118,18 @@ class RowColumnEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.feedforward = feedforward
 
-    def forward(self, memory: Memory, axes: Tensor) -> Memory:
-        """Return the memory with its tokens renewed; `axes` (B, S, 2, D)."""
-        padding = None if memory.padding is None else as_map(memory.padding, memory)
-        read = self.attention(
-            memory.tokens, axes, as_map(memory.tokens, memory), as_map(axes, memory), padding
-        )
+    def forward(self, memory: Memory) -> Memory:
+        """Return the memory with its tokens renewed; its `position` is (B, S, 2, D)."""
+        read = read_map(self.attention, memory.tokens, memory.position, memory)
         tokens = self.norm(memory.tokens + self.dropout(read))
         return memory.with_tokens(self.feedforward(tokens))
 
 
 class RowColumnEncoder(nn.Module):
-    """Layers of row-column self-attention over a single level (Anchor DETR, section 3.4)."""
+    """Layers of row-column self-attention over a single level (Anchor DETR, section 3.4).
+
+    The memory's positions become embeddings of x and of y, for these layers and the decoder's.
+    """
 
     def __init__(self, layers: list[RowColumnEncoderLayer], axes: AxisEmbedding) -> None:
         super().__init__()
@@ -136,9 +138,9 @@ class RowColumnEncoder(nn.Module):
 
     def forward(self, memory: Memory) -> Memory:
         """Return the encoded memory."""
-        axes = self.axes(token_centres(memory))
+        memory = replace(memory, position=self.axes(token_centres(memory)))
         for layer in self.layers:
-            memory = layer(memory, axes)
+            memory = layer(memory)
         return memory
 
 
@@ -158,6 +160,15 @@ def token_centres(memory: Memory) -> Tensor:
         size_wh = memory.valid_ratios.new_tensor([width, height])
         levels.append(centres / (memory.valid_ratios[:, index, None] * size_wh))
     return torch.cat(levels, dim=1)
+
+
+def read_map(
+    attention: RowColumnAttention, query: Tensor, position: Tensor, memory: Memory
+) -> Tensor:
+    """Return what queries (B, Q, D) at positions (B, Q, 2, D) read of a memory of one level."""
+    padding = None if memory.padding is None else as_map(memory.padding, memory)
+    tokens, axes = as_map(memory.tokens, memory), as_map(memory.position, memory)
+    return attention(query, position, tokens, axes, padding)
 
 
 def as_map(tokens: Tensor, memory: Memory) -> Tensor:

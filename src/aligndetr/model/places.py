@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from aligndetr.layers.basic import MLP
 from aligndetr.layers.conditional import PlaceEmbedding
-from aligndetr.layers.position import embed_boxes, sine_features
+from aligndetr.layers.position import embed_boxes
 from aligndetr.types import Memory
-
-TURN = 2 * torch.pi
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ class AxisEmbedding(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Return (..., 2, D), of x and of y, for points (..., 2) in (0, 1)."""
-        return self.embed(sine_features(points * TURN, self.width, 10000.0))
+        features = embed_boxes(points, self.width, order="xy")
+        return self.embed(features.unflatten(-1, (2, self.width)))
 
 
 class Places(nn.Module):
