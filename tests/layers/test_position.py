@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from aligndetr.layers.position import embed_boxes, embed_grid, sine_features
+from aligndetr.layers.position import embed_boxes, embed_grid, embed_whole_grid, sine_features
 
 
 def sine_oracle(value: float, size: int, temperature: float) -> list[float]:
@@ -44,6 +44,17 @@ def test_grid_of_valid_pixels_does_not_depend_on_the_padding():
     padded[:, :3, :4] = True
     embedding = embed_grid(padded, 8, temperature=20.0, offset=0.0)
     torch.testing.assert_close(embedding[:, :3, :4], whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 3)])
+@pytest.mark.parametrize("offset", [0.0, -0.5])
+def test_a_whole_grid_is_that_of_pixels_that_are_all_valid(shape: tuple[int, int], offset: float):
+    expected = embed_grid(
+        torch.ones(1, *shape, dtype=torch.bool), 8, temperature=20.0, offset=offset
+    )
+    cpu = torch.device("cpu")
+    found = embed_whole_grid(shape, 8, temperature=20.0, offset=offset, device=cpu)
+    torch.testing.assert_close(found, expected)
 
 
 def test_boxes_are_embedded_in_the_order_y_x_width_height():

@@ -38,13 +38,37 @@ def embed_grid(valid: Tensor, width: int, *, temperature: float, offset: float) 
     Returns:
         (B, h, w, D), the features of y first.
     """
-    axes: list[Tensor] = []
-    for axis in (1, 2):
-        count = valid.cumsum(axis, dtype=torch.float32)
-        last = count.narrow(axis, count.shape[axis] - 1, 1)
-        radians = (count + offset) / (last + 1e-6) * (2 * math.pi)
-        axes.append(sine_features(radians, width // 2, temperature))
+    axes = [
+        _axis_features(valid.cumsum(axis, dtype=torch.float32), axis, width, temperature, offset)
+        for axis in (1, 2)
+    ]
     return torch.cat(axes, dim=-1)
+
+
+def embed_whole_grid(
+    shape: tuple[int, int], width: int, *, temperature: float, offset: float, device: torch.device
+) -> Tensor:
+    """Return `embed_grid` of one map (h, w) that is valid everywhere: (1, h, w, D).
+
+    Rows then have one embedding each, and columns too.
+    """
+    y, x = (
+        _axis_features(
+            torch.arange(1, size + 1, dtype=torch.float32, device=device),
+            0, width, temperature, offset,
+        )
+        for size in shape
+    )  # fmt: skip
+    return torch.cat((y[:, None].expand(*shape, -1), x.expand(*shape, -1)), dim=-1).unsqueeze(0)
+
+
+def _axis_features(
+    count: Tensor, axis: int, width: int, temperature: float, offset: float
+) -> Tensor:
+    """Return (..., D / 2) features of pixels that are counted along an axis."""
+    last = count.narrow(axis, count.shape[axis] - 1, 1)
+    radians = (count + offset) / (last + 1e-6) * (2 * math.pi)
+    return sine_features(radians, width // 2, temperature)
 
 
 def embed_boxes(

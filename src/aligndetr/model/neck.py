@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aligndetr.layers.position import embed_grid
+from aligndetr.layers.position import embed_grid, embed_whole_grid
 from aligndetr.types import Features, Memory
 
 NORM_GROUPS = 32
@@ -86,11 +86,11 @@ class Neck(nn.Module):
         return maps
 
     def _embed(self, level: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:  # one embedding serves every image
-            valid = torch.ones((1, *level.shape[2:]), dtype=torch.bool, device=level.device)
-        else:
-            valid = ~mask
-        return embed_grid(valid, self.width, temperature=self.temperature, offset=self.offset)
+        options = {"temperature": self.temperature, "offset": self.offset}
+        if mask is not None:
+            return embed_grid(~mask, self.width, **options)
+        shape = (level.shape[2], level.shape[3])  # one embedding serves every image
+        return embed_whole_grid(shape, self.width, device=level.device, **options)
 
 
 def _projection(channels: int, width: int, *, stride: int, has_norm: bool) -> nn.Sequential:
