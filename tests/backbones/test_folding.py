@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
-from torch import nn
+from torch import Tensor, nn
 
 from aligndetr.backbones.backbone import Backbone
-from aligndetr.backbones.folding import folded
+from aligndetr.backbones.folding import Folding
 from aligndetr.types import ImageBatch
 
 
@@ -24,32 +24,45 @@ def network(name: str) -> nn.Module:
     return model.eval()
 
 
-def norms(model: nn.Module) -> int:
-    return sum("norm" in type(module).__name__.lower() for module in model.modules())
+def run_folded(model: nn.Module, pixels: Tensor) -> list[Tensor]:
+    folding = Folding(model)
+    return folding.run(pixels, folding.weights(model), training=False)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet10t", "convnext_atto"])
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_the_folded_copy_computes_the_same(name: str, is_frozen: bool):
+def test_maps_and_gradients_are_those_of_the_network(name: str, is_frozen: bool):
     model = network(name)
     if is_frozen:
         model = freeze_batch_norm_2d(model)
-    copied = folded(model)
+    weights = list(model.parameters())
     pixels = torch.randn(2, 3, 64, 96)
-    for found, expected in zip(copied(pixels), model(pixels), strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    if name == "convnext_atto":  # its norms are layer norms, which stay
-        assert norms(copied) == norms(model)
-    else:
-        assert norms(copied) == 0
+    expected, found = model(pixels), run_folded(model, pixels)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    gradients = [
+        torch.autograd.grad(levels[-1].square().mean(), weights, allow_unused=True)
+        for levels in (found, expected)
+    ]
+    for mine, own in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, own, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("tf_efficientnet_lite0", 0), ("resnet10t", 0), ("convnext_atto", 1)]
+)
+def test_norms_with_statistics_are_gone(name: str, left: int):
+    model = network(name)
+    weights = Folding(model).weights(model)
+    assert not any("running_var" in key for key in weights)
+    assert any("norm" in key for key in weights) == bool(left)  # layer norms stay
 
 
 def test_the_network_itself_is_left_alone():
     model = network("resnet10t")
     before = copy.deepcopy(model.state_dict())
-    folded(model)
+    run_folded(model, torch.randn(1, 3, 64, 64))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def images() -> ImageBatch:
@@ -66,12 +79,67 @@ def test_a_frozen_backbone_folds_without_changing_its_state_dict():
     assert list(backbone.state_dict()) == names
 
 
-def test_loading_other_weights_renews_the_folded_copy():
-    backbone = Backbone(network("resnet10t"), freeze="all", norm="frozen")
-    backbone(images())
+def halved_by_loading(backbone: Backbone) -> None:
     backbone.load_state_dict({key: value * 0.5 for key, value in backbone.state_dict().items()})
-    expected = backbone.network(images().pixels)
-    torch.testing.assert_close(backbone(images()).levels[-1], expected[-1], atol=1e-4, rtol=1e-4)
+
+
+def halved_by_assigning(backbone: Backbone) -> None:
+    half = {key: value * 0.5 for key, value in backbone.state_dict().items()}
+    backbone.load_state_dict(half, assign=True)
+
+
+@torch.no_grad()
+def halved_in_place(backbone: Backbone) -> None:
+    for parameter in backbone.parameters():
+        parameter.mul_(0.5)
+
+
+def stepped(backbone: Backbone) -> None:
+    backbone.train()
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.01)
+    with torch.enable_grad():
+        backbone(images()).levels[-1].square().mean().backward()
+    optimizer.step()
+    backbone.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("freeze", "change"),
+    [
+        ("all", halved_by_loading),
+        ("all", halved_by_assigning),
+        (0, halved_by_loading),
+        (0, halved_in_place),
+        (0, stepped),
+    ],
+)
+def test_changed_weights_are_folded_anew(freeze, change):
+    backbone = Backbone(network("resnet10t"), freeze=freeze, norm="frozen").eval()
+    before = backbone(images()).levels[-1]
+    change(backbone)
+    expected = backbone.network(images().pixels)[-1]
+    found = backbone(images()).levels[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
+def test_weights_are_folded_once_where_nothing_changes(monkeypatch):
+    calls: list[int] = []
+    real = Folding.weights
+    monkeypatch.setattr(Folding, "weights", lambda *args: calls.append(1) or real(*args))
+    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    with torch.no_grad():
+        for _ in range(3):
+            backbone(images())
+    assert len(calls) == 1
+
+
+def test_statistics_that_are_trained_are_not_folded():
+    backbone = Backbone(network("resnet10t"), freeze=0, norm="trained").train()
+    before = backbone.network.get_buffer("bn1.running_mean").clone()
+    backbone(images())
+    assert not torch.equal(before, backbone.network.get_buffer("bn1.running_mean"))
 
 
 def test_bfloat16_maps_come_from_a_bfloat16_copy():

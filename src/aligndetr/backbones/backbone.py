@@ -1,6 +1,7 @@
 """Backbone: a timm model, its norm layers and leading stages frozen as asked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -8,18 +9,27 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aligndetr.backbones.folding import folded
+from aligndetr.backbones.folding import Folding, has_statistics
 from aligndetr.errors import ConfigError
 from aligndetr.types import Features, ImageBatch
 
 Norm = Literal["frozen", "trained"]
+State = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """Weights with the norms folded in, and the state of the network that they were made from."""
+
+    made_from: State
+    weights: dict[str, Tensor]
 
 
 class Backbone(nn.Module):
     """Feature maps of a timm `features_only` model, finest first.
 
-    A backbone that is frozen as a whole runs without a graph, in evaluation mode, and with its
-    norms folded into its convolutions.
+    A backbone that is frozen as a whole runs without a graph and in evaluation mode. Norms whose
+    statistics are fixed run as part of the convolutions before them.
     """
 
     def __init__(self, network: nn.Module, *, freeze: int | Literal["all"], norm: Norm) -> None:
@@ -35,38 +45,73 @@ class Backbone(nn.Module):
         self.is_frozen = freeze == "all"
         for parameter in frozen_parameters(network, freeze):
             parameter.requires_grad_(False)
-        self._folded: dict[torch.dtype, nn.Module] = {}  # a dict keeps them out of the state dict
-        self.register_load_state_dict_post_hook(_forget_folded)
+        self._has_statistics = any(map(has_statistics, network.modules()))
+        self._are_norms_fixed = norm == "frozen"
+        self._folding: Folding | None = None
+        self._fixed: dict[torch.dtype, _Fixed] = {}
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the training mode, which a wholly frozen backbone does not follow."""
         super().train(mode and not self.is_frozen)
+        if self.training:
+            self._fixed.clear()
         return self
 
     def forward(self, images: ImageBatch, *, precision: torch.dtype = torch.float32) -> Features:
         """Return the maps of normalised images."""
         images = _padded(images, self.multiple)
         pixels = images.pixels.contiguous(memory_format=torch.channels_last)
-        if self.is_frozen:
-            levels = self._run_folded(pixels, precision)
-        else:
-            is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
-            with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
-                levels: Sequence[Tensor] = self.network(pixels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            levels = self._run(pixels, precision)
         if self.has_channels_last:  # timm's Swin and its kin
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         return Features(tuple(levels), images.padding, images.sizes)
 
-    @torch.no_grad()
-    def _run_folded(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
-        """Return the maps in `precision` from a folded copy, made when first needed."""
-        if precision not in self._folded:
-            self._folded[precision] = folded(self.network).to(precision)
-        with torch.autocast(pixels.device.type, enabled=False):
-            return self._folded[precision](pixels.to(precision))
+    def _run(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
+        """Return the maps, without norms of their own where these are fixed."""
+        is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
+        folding = self._usable_folding()
+        is_traced = torch.compiler.is_compiling()
+        if folding is not None and not (torch.is_grad_enabled() or is_traced):
+            with torch.autocast(pixels.device.type, enabled=False):
+                weights = self._fixed_weights(folding, precision)
+                pixels = pixels.bfloat16() if precision == torch.bfloat16 else pixels
+                return folding.run(pixels, weights, training=self.training)
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
+            if folding is None:
+                return self.network(pixels)
+            weights = folding.weights(self.network)
+            return folding.run(pixels, weights, training=self.training)
+
+    def _usable_folding(self) -> Folding | None:
+        """Return how norms are folded, if they can be: when their statistics do not change."""
+        if not self._has_statistics or (self.training and not self._are_norms_fixed):
+            return None
+        if self._folding is None and not torch.compiler.is_compiling():  # a trial needs hooks
+            self._folding = Folding(self.network)
+        return self._folding
+
+    def _fixed_weights(self, folding: Folding, precision: torch.dtype) -> dict[str, Tensor]:
+        """Return the weights, in bf16 if that is asked for, made anew when the network's change."""
+        state = self._state()
+        fixed = self._fixed.get(precision)
+        if fixed is None or fixed.made_from != state:
+            weights = folding.weights(self.network)
+            if precision == torch.bfloat16:
+                weights = {
+                    name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+                    for name, tensor in weights.items()
+                }
+            fixed = self._fixed[precision] = _Fixed(state, weights)
+        return fixed.weights
+
+    def _state(self) -> State:
+        """Return what changes with the weights: where they are, and torch's count of writes."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
-        self._folded.clear()  # they would stay behind on the old device
+        self._fixed.clear()  # they would stay behind on the old device
         return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:
@@ -90,11 +135,6 @@ def _padded(images: ImageBatch, multiple: int) -> ImageBatch:
     return ImageBatch(
         F.pad(images.pixels, margin), F.pad(padding, margin, value=True), images.sizes
     )
-
-
-def _forget_folded(module: nn.Module, _: object) -> None:
-    assert isinstance(module, Backbone)
-    module._folded.clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[nn.Parameter]:
