@@ -34,6 +34,7 @@ SYSTEMS = (
 )
 """The twelve, and Deformable DETR in all of its three versions."""
 CLASSES = 4
+CPU = torch.device("cpu")
 
 
 def small(name: str, *, is_aligned: bool = False, **changes: Any) -> Config:
@@ -102,7 +103,7 @@ def perturbed(model: Part, *, std: float = 0.05) -> Part:
 def network(name: str) -> DetectorModel:
     """Return the perturbed network of a small system; tests share it, so they set its mode."""
     torch.manual_seed(0)
-    model, _ = build_model(small(name), device=torch.device("cpu"))
+    model, _ = build_model(small(name), device=CPU)
     return perturbed(model)
 
 

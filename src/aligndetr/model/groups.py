@@ -89,8 +89,8 @@ def attention_mask(groups: Sequence[QueryGroup], device: torch.device) -> Tensor
     block = torch.cat([_block_numbers(index, group) for index, group in enumerate(groups)])
     is_main = torch.cat([_repeat(group.name == "main", group) for group in groups])
     sees_main = torch.cat([_repeat(group.sees_main, group) for group in groups])
-    visible = (block[:, None] == block) | (sees_main[:, None] & is_main)
-    return ~visible.to(device)
+    block, is_main, sees_main = (row.to(device) for row in (block, is_main, sees_main))
+    return ~((block[:, None] == block) | (sees_main[:, None] & is_main))
 
 
 def _block_numbers(index: int, group: QueryGroup) -> Tensor:

@@ -26,8 +26,9 @@ from aligndetr.evaluate.evaluator import collect, merge, score
 from aligndetr.model.build import Network
 from aligndetr.model.postprocess import detect_with
 from aligndetr.train.budget import Budget, Pace
+from aligndetr.train.caching import EvaluationBatches
 from aligndetr.train.evaluation import trial_seconds
-from aligndetr.train.finite import check_gradient, check_terms
+from aligndetr.train.finite import FiniteCheck
 from aligndetr.train.log import RunLog
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.train.schedule import factor, set_learning_rate
@@ -51,7 +52,7 @@ class Loaders:
     """Where a run's batches come from, each process's own share; `truth` is what `val` shows."""
 
     train: DataLoader[Any]
-    val: DataLoader[Any] | list[Batch]
+    val: EvaluationBatches
     truth: Annotations
 
 
@@ -76,6 +77,8 @@ class Trainer:
         self._model, self._optimizer = accelerator.prepare(model, self.trained.optimizer)
         self._config, self._loaders, self._out = config, loaders, out
         self._accelerator, self._log = accelerator, log
+        is_cpu = accelerator.device.type == "cpu"
+        self._finite = FiniteCheck(self.trained.optimizer, waits=is_cpu)
         self._started = time.monotonic()
         self._lap_seconds, self._pace = 0.0, Pace()
 
@@ -140,17 +143,17 @@ class Trainer:
         with self._accelerator.accumulate(self._model):
             output = self._model(batch.images, batch.targets)
             terms = self._config.criterion(output, batch.targets, num_targets=max(num_targets, 1.0))
-            check_terms(terms, batch.image_ids, step=self.position.step)
+            self._finite.note(terms, batch.image_ids, step=self.position.step)
             self._accelerator.backward(torch.stack(list(terms.values())).sum())
             if self._accelerator.sync_gradients:
-                self._update(batch)
+                self._update()
         return terms
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self) -> None:
         parameters, limit = self._model.parameters(), self._config.training.clip_norm
         norm = self._accelerator.clip_grad_norm_(parameters, limit)
         assert norm is not None
-        check_gradient(norm, batch.image_ids, step=self.position.step)
+        self._finite.conclude(norm, step=self.position.step)
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self.trained.average is not None:
@@ -159,6 +162,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Evaluate and save, where that is due."""
+        self._finite.settle()
         self._log.flush(self.position)
         if self._evaluation_is_due:
             self._evaluate()
