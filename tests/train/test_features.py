@@ -21,16 +21,14 @@ from aligndetr.data.transforms import Sample
 from aligndetr.errors import ConfigError
 from aligndetr.train.budget import Budget
 from aligndetr.train.features import (
-    MEMORY_SHARE,
-    CachedView,
-    FeatureCache,
     cache_evaluation,
     cache_training,
     check_cacheable,
-    check_memory,
-    collate_views,
+    check_room,
+    loader_of,
 )
 from aligndetr.train.state import load_state
+from aligndetr.train.views import SHARE, CachedView, FeatureCache, ViewKeeper, collate_views
 from aligndetr.types import Batch, Features, ImageBatch
 
 # `Lab` is that of conftest.py.
@@ -65,18 +63,21 @@ def cached(
     seed: int = 0,
     deadline: float | None = None,
     told: list[str] | None = None,
+    keeper: ViewKeeper | None = None,
 ) -> DataLoader[Any]:
     loader = training_loader(dataset, batch_size=4, workers=0, seed=seed)
-    return cache_training(
+    features = cache_training(
         pooled,
         loader,
         lab.config.data,
+        keeper or FeatureCache(),
         strides=(4, 8),
         device=CPU,
         deadline=deadline,
         report=len_only,
         say=([] if told is None else told).append,
     )
+    return loader_of(features, loader)
 
 
 def len_only(images: int) -> None:
@@ -224,10 +225,11 @@ def test_a_cache_that_is_too_large_is_refused_with_the_remedy(
     memory = SimpleNamespace(available=10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     levels = [torch.zeros(200_000), torch.zeros(100_000, dtype=torch.bfloat16)]  # 1 MB
-    check_memory(levels, 400)
+    assert check_room(FeatureCache(), levels, 400) == 400
     with pytest.raises(ConfigError, match=r"expected at most 0\.4 GB \(40% of the free") as error:
-        check_memory(levels, 450)
+        check_room(FeatureCache(), levels, 450)
     assert "but one view of each image takes 0.5 GB; use smaller images" in str(error.value)
+    assert "data.feature_folder=DIR" in str(error.value)
 
 
 def test_as_many_views_are_kept_as_fit_and_that_is_said(
@@ -240,7 +242,7 @@ def test_as_many_views_are_kept_as_fit_and_that_is_said(
     assert told == []
     (first, *_) = cast(FeatureCache, everything.dataset)._images.values()
     size = sum(level.numel() * level.element_size() for level in first[0].levels)
-    memory = SimpleNamespace(available=int(2.6 * size * len(dataset) / MEMORY_SHARE))
+    memory = SimpleNamespace(available=int(2.6 * size * len(dataset) / SHARE))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
     loader = cached(lab, dataset, told=told)

@@ -77,6 +77,9 @@ class Data(Settings):
     """Compute the frozen backbone's maps once and train on them; needs backbone.freeze=all."""
     cached_views: PositiveInt = 4
     """How many augmented views of each image the cache holds."""
+    feature_folder: str | None = None
+    """Keep the cache in files below this folder: for sets larger than memory, and for later runs
+    on the same images, augmentation and backbone, which find it there."""
 
 
 class Training(Settings):
@@ -99,6 +102,9 @@ class Training(Settings):
     """Batches whose gradients are added up before a step."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights that are evaluated and saved as best; None has none."""
+    recompute: bool = False
+    """Keep only the inputs of encoder and decoder layers for the backward pass, which computes the
+    rest again: less memory, more time."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations; a budget in minutes evaluates less often, and at its end."""
     seed: Count = 0
@@ -131,6 +137,8 @@ class Config(Settings):
     training: Training = Training()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the transformer; losses and boxes are always fp32. auto: bf16 where fast."""
+    compile: bool = False
+    """Let torch.compile translate backbone, encoder and decoder layers at their first use."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

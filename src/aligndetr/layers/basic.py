@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.expand = nn.Linear(width, hidden)
-        self.activation = nn.PReLU() if activation == "prelu" else nn.ReLU()
+        self.activation = nn.PReLU() if activation == "prelu" else nn.ReLU(inplace=True)
         self.contract = nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

@@ -1,9 +1,11 @@
 """From a configuration to a network: with `build_parts`, the one place that knows both."""
 
+from functools import partial
 from typing import Literal, assert_never, overload
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from aligndetr.backbones.backbone import Backbone
 from aligndetr.backbones.weights import create_backbone
@@ -53,6 +55,7 @@ def build_model(
     match config:
         case Config():
             model = build_detector(config, backbone, precision=precision)
+            _prepare_layers(model, config)
         case RegionConfig():
             model = build_regions(config, backbone, precision=precision)
     return model.to(device), origin
@@ -77,6 +80,17 @@ def build_detector(
     if model.neck.level is not None and config.encoder.layers == 0 and not compares_levels:
         model.neck.level.requires_grad_(False)  # nothing depends on it
     return model
+
+
+def _prepare_layers(model: DetectorModel, config: Config) -> None:
+    """Let layers be recomputed or compiled where that is asked for; weights keep their names."""
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    if config.training.recompute:
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    if config.compile:  # not the whole: it would see how many objects every batch has
+        for part in (model.backbone, *layers):
+            part.compile()
 
 
 def build_backbone(config: AnyConfig, *, pretrained: bool | None = None) -> tuple[Backbone, str]:

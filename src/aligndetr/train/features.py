@@ -1,4 +1,4 @@
-"""Training on the maps of a frozen backbone: computed once, kept in memory, drawn from at random.
+"""Training on the maps of a frozen backbone: computed once, kept, drawn from at random.
 
 Each image is kept in several augmented views with the objects of that view. Maps stay in the
 precision in which the backbone runs, so that they are what it would have given.
@@ -7,68 +7,34 @@ precision in which the backbone runs, so that they are what it would have given.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aligndetr.config.schema import AnyConfig, Data
 from aligndetr.data.annotations import Annotations
-from aligndetr.data.batch import (
-    EpochSampler,
-    collate,
-    input_sizes,
-    largest,
-    padding_of,
-    stack_padded,
-)
+from aligndetr.data.batch import EpochSampler, collate, input_sizes
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.errors import ConfigError
-from aligndetr.types import Batch, Features, ImageBatch, Targets
+from aligndetr.train.views import (
+    SHARE,
+    CachedView,
+    FeatureCache,
+    ViewKeeper,
+    bytes_of,
+    collate_views,
+)
+from aligndetr.types import Batch, Features, ImageBatch
 
-MEMORY_SHARE = 0.4
-"""Share of the free memory that a cache may take."""
 CPU = torch.device("cpu")
 
 Compute = Callable[[ImageBatch], Features]
 """The backbone: it gives maps on the device of the images."""
 Report = Callable[[int], None]
 """Told how many images were done."""
-
-
-@dataclass(frozen=True)
-class CachedView:
-    """One augmented view of one image.
-
-    `levels` of (C_l, H_l, W_l), without padding; `input_size` (height, width) of the pixels
-    that they were computed from; `boxes` (n, 4) and `labels` (n,) as in Targets; `size` of the
-    image in its file.
-    """
-
-    levels: tuple[Tensor, ...]
-    input_size: tuple[int, int]
-    boxes: Tensor
-    labels: Tensor
-    image_id: int
-    size: Tensor
-
-
-class FeatureCache(Dataset[CachedView]):
-    """The views of each image, by its index; a `Draw` takes one of them at random."""
-
-    def __init__(self, images: Mapping[int, Sequence[CachedView]]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, draw: Draw) -> CachedView:
-        views = self._images[draw.index]
-        return views[draw.seed % len(views)]
 
 
 def check_cacheable(config: AnyConfig) -> None:
@@ -88,22 +54,24 @@ def cache_training(
     compute: Compute,
     loader: DataLoader[Any],
     data: Data,
+    keeper: ViewKeeper,
     *,
     strides: Sequence[int],
     device: torch.device,
     deadline: float | None,
     report: Report,
     say: Callable[[str], None],
-) -> DataLoader[Any]:
-    """Return a training loader of cached features for one of images.
+) -> Dataset[CachedView]:
+    """Return the features of the images of a training loader.
 
     The views are what the images would be in the first `data.cached_views` epochs, or in as
-    many of them as fit the memory and are done by the deadline, but at least one.
+    many of them as there is room for and are done by the deadline, but at least one.
 
     Args:
         compute: The backbone, in evaluation mode.
         loader: Made by `training_loader`.
         data: How to load, and how much to keep.
+        keeper: Takes the views.
         strides: Of the levels.
         device: Where the backbone is; the cache is on the CPU.
         deadline: The `time.monotonic()` after which one view of each image must do.
@@ -111,12 +79,11 @@ def cache_training(
         say: Told once, where fewer views fit than were asked for.
 
     Raises:
-        ConfigError: One view of each image would take too much of the free memory.
+        ConfigError: There is no room for one view of each image.
     """
     dataset: DetectionDataset = cast(Any, loader.dataset)
     draws = _draws(cast(EpochSampler, loader.sampler), dataset.annotations, data.cached_views)
-    images: dict[int, list[CachedView]] = {draw.index: [] for draw in draws}
-    owners = (images[draw.index] for draw in draws)
+    images = len(draws) // data.cached_views
     batches = DataLoader(
         dataset,
         batch_size=data.eval_batch_size,
@@ -128,22 +95,27 @@ def cache_training(
     for batch in batches:
         views = _split(batch, _compute(compute, batch, device), strides)
         if done == 0:
-            check_memory(views[0].levels, len(images))
-            wanted = min(wanted, _fitting(views[0].levels) // len(images) * len(images))
+            room = check_room(keeper, views[0].levels, images)
+            wanted = min(wanted, room // images * images)
             if wanted < len(draws):
                 say(
-                    f"{wanted // len(images)} of {data.cached_views} views of each image fit "
-                    f"{MEMORY_SHARE:.0%} of the free memory; smaller images make room for more"
+                    f"{wanted // images} of {data.cached_views} views of each image fit "
+                    f"{SHARE:.0%} of {keeper.place}; smaller images make room for more"
                 )
-        for view in views:
-            next(owners).append(view)
+        for draw, view in zip(draws[done : done + len(views)], views, strict=True):
+            keeper.add(draw.index, view)
         done += len(views)
         report(len(views))
         is_late = deadline is not None and time.monotonic() > deadline
-        if done >= wanted or (is_late and all(images.values())):
+        if done >= wanted or (is_late and done >= images):
             break
+    return keeper.finish()
+
+
+def loader_of(features: Dataset[CachedView], loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a training loader of features in place of one of images, in the same order."""
     return DataLoader(
-        FeatureCache(images),
+        features,
         batch_size=loader.batch_size,
         sampler=loader.sampler,
         collate_fn=collate_views,
@@ -152,65 +124,51 @@ def cache_training(
     )
 
 
+def features_to_evaluate(
+    compute: Compute, loader: DataLoader[Any], *, device: torch.device, report: Report
+) -> Iterator[Batch]:
+    """Yield the batches of an evaluation loader with features, on the CPU, in place of images.
+
+    Takes as long as the backbone in one evaluation, which whoever keeps them saves in each.
+    """
+    for batch in loader:
+        features = _compute(compute, batch, device).to(CPU)
+        yield Batch(features, batch.targets.to(CPU), batch.image_ids)
+        report(len(batch.image_ids))
+
+
 def cache_evaluation(
     compute: Compute, loader: DataLoader[Any], *, device: torch.device, report: Report
 ) -> list[Batch]:
-    """Return the batches of an evaluation loader with features in place of images.
-
-    Takes as long as the backbone in one evaluation, which it saves in each.
+    """Return `features_to_evaluate`, kept in memory.
 
     Raises:
         ConfigError: The cache would take too much of the free memory.
     """
     batches: list[Batch] = []
-    for batch in loader:
-        features = _compute(compute, batch, device).to(CPU)
+    for batch in features_to_evaluate(compute, loader, device=device, report=report):
         if not batches:
-            check_memory(features.levels, len(loader))
-        batches.append(Batch(features, batch.targets.to(CPU), batch.image_ids))
-        report(len(batch.image_ids))
+            assert isinstance(batch.images, Features)
+            check_room(FeatureCache(), batch.images.levels, len(loader))
+        batches.append(batch)
     return batches
 
 
-def check_memory(levels: Sequence[Tensor], count: int) -> None:
-    """Check that so many of these fit.
+def check_room(keeper: ViewKeeper, levels: Sequence[Tensor], count: int) -> int:
+    """Return how many maps like these there is room for; at least `count`.
 
     Raises:
-        ConfigError: They take more than `MEMORY_SHARE` of the free memory.
+        ConfigError: There is room for fewer.
     """
-    if count > _fitting(levels):
-        limit = MEMORY_SHARE * psutil.virtual_memory().available
-        needed = count * _size(levels)
+    limit, size = keeper.free_bytes(), bytes_of(levels)
+    if count * size > limit:
         raise ConfigError(
-            f"data.cache_features: expected at most {limit / 1e9:.1f} GB ({MEMORY_SHARE:.0%} of "
-            f"the free memory), but one view of each image takes {needed / 1e9:.1f} GB; use "
-            "smaller images, or set data.cache_features=false"
+            f"data.cache_features: expected at most {limit / 1e9:.1f} GB ({SHARE:.0%} of "
+            f"{keeper.place}), but one view of each image takes {count * size / 1e9:.1f} GB; use "
+            "smaller images, keep them in files with data.feature_folder=DIR, or set "
+            "data.cache_features=false"
         )
-
-
-def _fitting(levels: Sequence[Tensor]) -> int:
-    """Return how many of these fit."""
-    return int(MEMORY_SHARE * psutil.virtual_memory().available // _size(levels))
-
-
-def _size(levels: Sequence[Tensor]) -> int:
-    return sum(level.numel() * level.element_size() for level in levels)
-
-
-def collate_views(views: Sequence[CachedView]) -> Batch:
-    """Return views as one batch, padded with zeros at the right and the bottom of each level.
-
-    `padding` is that of the images; None where all have one size.
-    """
-    levels = tuple(
-        stack_padded(maps) for maps in zip(*(view.levels for view in views), strict=True)
-    )
-    sizes = [view.input_size for view in views]
-    features = Features(
-        levels, padding_of(sizes), torch.stack([view.size for view in views]), largest(sizes)
-    )
-    targets = Targets.pack([view.boxes for view in views], [view.labels for view in views])
-    return Batch(features, targets, tuple(view.image_id for view in views))
+    return int(limit // size)
 
 
 def _draws(sampler: EpochSampler, annotations: Annotations, epochs: int) -> list[Draw]:

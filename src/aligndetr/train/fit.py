@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch.utils.data import DataLoader
 
 from aligndetr.config.schema import AnyConfig
-from aligndetr.data.batch import EpochSampler, evaluation_loader, training_loader
+from aligndetr.data.batch import evaluation_loader, training_loader
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.model.build import Network
 from aligndetr.train.budget import Budget
-from aligndetr.train.features import cache_evaluation, cache_training, check_cacheable
+from aligndetr.train.caching import Caching
 from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
 from aligndetr.train.state import load_state
-from aligndetr.types import Batch
 
 CACHE_SHARE = 0.25
 """Share of a budget in minutes after which no more views are cached than must be."""
@@ -114,46 +110,6 @@ def open_loaders(
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
     if data.cache_features:
-        device = accelerator.device
-        train, val = cached_loaders(
-            model, config, train, val, device=device, log=log, deadline=deadline
-        )
+        caching = Caching(model, config, accelerator.device, log, deadline)
+        train, val = caching.loaders(train, val)
     return Loaders(accelerator.prepare_data_loader(train), val, val_data.annotations)
-
-
-def cached_loaders(
-    model: Network,
-    config: AnyConfig,
-    train: DataLoader[Any],
-    val: DataLoader[Any],
-    *,
-    device: torch.device,
-    log: RunLog,
-    deadline: float | None,
-) -> tuple[DataLoader[Any], list[Batch]]:
-    """Return what `open_loaders` has with features in place of images.
-
-    Each process keeps all views of the training images in its memory.
-
-    Raises:
-        ConfigError: The backbone is trained, or the cache would be too large.
-    """
-    check_cacheable(config)
-    model.eval()
-    data, strides = config.data, model.backbone.strides
-    views = data.cached_views * len(cast(EpochSampler, train.sampler))
-    images = len(cast(DetectionDataset, val.dataset))
-    log.say(f"caching the features of {views} views to train and {images} images to evaluate on")
-    with log.chore("caching to train on", views) as report:
-        train = cache_training(
-            model.features,
-            train,
-            data,
-            strides=strides,
-            device=device,
-            deadline=deadline,
-            report=report,
-            say=log.say,
-        )
-    with log.chore("caching to evaluate on", images) as report:
-        return train, cache_evaluation(model.features, val, device=device, report=report)

@@ -1,0 +1,119 @@
+"""Loaders of features in place of images: in memory, or in files that later runs find again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader, Dataset
+
+from aligndetr.config.schema import AnyConfig
+from aligndetr.data.batch import EpochSampler
+from aligndetr.data.dataset import DetectionDataset
+from aligndetr.model.build import Network
+from aligndetr.train.feature_files import (
+    BatchFiles,
+    BatchWriter,
+    ViewFiles,
+    ViewWriter,
+    feature_key,
+    is_complete,
+)
+from aligndetr.train.features import (
+    cache_evaluation,
+    cache_training,
+    check_cacheable,
+    features_to_evaluate,
+    loader_of,
+)
+from aligndetr.train.log import RunLog
+from aligndetr.train.views import CachedView, FeatureCache, ViewKeeper
+from aligndetr.types import Batch
+
+EvaluationBatches = DataLoader[Any] | list[Batch] | BatchFiles
+"""Whatever can be gone through again and again, and has a length."""
+
+
+@dataclass(frozen=True)
+class Caching:
+    """How a run's features are computed; views are short of their number at `deadline`."""
+
+    model: Network
+    config: AnyConfig
+    device: torch.device
+    log: RunLog
+    deadline: float | None
+
+    def loaders(
+        self, train: DataLoader[Any], val: DataLoader[Any]
+    ) -> tuple[DataLoader[Any], EvaluationBatches]:
+        """Return loaders of features for loaders of images; `val` has a process's own share.
+
+        Each process keeps all views to train on in its memory, or all share the files.
+
+        Raises:
+            ConfigError: The backbone is trained, or there is no room for its features.
+        """
+        check_cacheable(self.config)
+        self.model.eval()
+        # So that training goes on alike where the files are there and nothing is computed.
+        with torch.random.fork_rng(devices=[]):
+            if self.config.data.feature_folder is None:
+                views = self._training(train, FeatureCache())
+                return loader_of(views, train), self._evaluation(val)
+            root = Path(self.config.data.feature_folder)
+            with PartialState().main_process_first():
+                views = self._training_files(root, train)
+            return loader_of(views, train), self._evaluation_files(root, val)
+
+    def _training(self, loader: DataLoader[Any], keeper: ViewKeeper) -> Dataset[CachedView]:
+        data = self.config.data
+        total = data.cached_views * len(cast(EpochSampler, loader.sampler))
+        self.log.say(f"caching the features of {total} views to train on")
+        with self.log.chore("caching to train on", total) as report:
+            return cache_training(
+                self.model.features,
+                loader,
+                data,
+                keeper,
+                strides=self.model.backbone.strides,
+                device=self.device,
+                deadline=self.deadline,
+                report=report,
+                say=self.log.say,
+            )
+
+    def _training_files(self, root: Path, loader: DataLoader[Any]) -> Dataset[CachedView]:
+        folder = root / f"train-{self._key(loader, training=True)}"
+        if is_complete(folder):
+            self.log.say(f"{folder}: features of an earlier run")
+            return ViewFiles(folder)
+        return self._training(loader, ViewWriter(folder))
+
+    def _evaluation(self, loader: DataLoader[Any]) -> list[Batch]:
+        images = len(cast(DetectionDataset, loader.dataset))
+        with self.log.chore("caching to evaluate on", images) as report:
+            return cache_evaluation(self.model.features, loader, device=self.device, report=report)
+
+    def _evaluation_files(self, root: Path, loader: DataLoader[Any]) -> BatchFiles:
+        state = PartialState()
+        share = f"{state.process_index + 1}of{state.num_processes}"
+        folder = root / f"val-{self._key(loader, training=False)}-{share}"
+        if is_complete(folder):
+            return BatchFiles(folder)
+        images = len(cast(DetectionDataset, loader.dataset))
+        writer = BatchWriter(folder)
+        with self.log.chore("caching to evaluate on", images) as report:
+            for batch in features_to_evaluate(
+                self.model.features, loader, device=self.device, report=report
+            ):
+                writer.add(batch)
+        return writer.finish()
+
+    def _key(self, loader: DataLoader[Any], *, training: bool) -> str:
+        annotations = cast(DetectionDataset, loader.dataset).annotations
+        weights = self.model.backbone.state_dict()
+        return feature_key(weights, self.config, annotations, training=training)
