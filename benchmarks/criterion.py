@@ -9,19 +9,16 @@ ratio, and the peak memory of each in a process of its own.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -30,6 +27,7 @@ from aligndetr.losses.classification import IABCE
 from aligndetr.losses.criterion import Criterion
 from aligndetr.losses.matching import Matcher
 from aligndetr.types import DetectorOutput, LayerOutput, QueryGroup, Targets
+from tools.report import Row, against, run
 
 IMAGES, QUERIES, CLASSES, OUTPUTS, POSITIVES = 2, 900, 80, 7, 2
 ALPHA, TAU, EPS = 0.25, 1.5, 1e-6
@@ -41,19 +39,6 @@ class Case:
 
     objects: int
     is_trained: bool
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Medians of one case."""
-
-    objects: int
-    is_trained: bool
-    ours_seconds: float
-    plain_seconds: float
-    ratio: float
-    ours_mib: float = 0.0
-    plain_mib: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -194,14 +179,13 @@ def step(batch: Batch, loss: Callable[[], Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def measure(case: Case, repeats: int) -> Timing:
+def times(case: Case, repeats: int) -> list[float]:
     """Return the medians of `repeats` steps of each, taking turns, after one that warms up."""
     batch = make(case)
     ours_loss, plain_loss = ours(batch), plain(batch)
     torch.testing.assert_close(ours_loss(), plain_loss(), rtol=1e-3, atol=1e-3)
-    times = [(step(batch, ours_loss), step(batch, plain_loss)) for _ in range(repeats + 1)]
-    medians = [statistics.median(column) for column in zip(*times[1:], strict=True)]
-    return Timing(case.objects, case.is_trained, *medians, medians[1] / medians[0])
+    pairs = [(step(batch, ours_loss), step(batch, plain_loss)) for _ in range(repeats + 1)]
+    return [1e3 * statistics.median(column) for column in zip(*pairs[1:], strict=True)]
 
 
 def peak_mib(case: Case, name: str, threads: int) -> float:
@@ -219,44 +203,25 @@ def peak_mib(case: Case, name: str, threads: int) -> float:
     return peak_kib / 1024 - before / 2**20
 
 
-def with_memory(timing: Timing, threads: int) -> Timing:
-    case = Case(timing.objects, timing.is_trained)
+def memory(case: Case, threads: int) -> list[float]:
+    """Return the MiB that a step of each adds, in a process of its own."""
     sizes: list[float] = []
     for name in ("ours", "plain"):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as executor:
             sizes.append(executor.submit(peak_mib, case, name, threads).result())
-    return replace(timing, ours_mib=sizes[0], plain_mib=sizes[1])
+    return sizes
 
 
-def show(timings: list[Timing]) -> None:
-    table = Table("objects", "predictions", "ours, ms", "plain, ms", "ratio", "MiB", "MiB, plain")
-    for t in timings:
-        table.add_row(
-            str(t.objects),
-            "near" if t.is_trained else "random",
-            f"{t.ours_seconds * 1e3:.1f}",
-            f"{t.plain_seconds * 1e3:.1f}",
-            f"{t.ratio:.1f}",
-            f"{t.ours_mib:.0f}",
-            f"{t.plain_mib:.0f}",
-        )
-    Console().print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the criterion on the CPU.")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    timings = [with_memory(measure(case, options.repeats), options.threads) for case in CASES]
-    if options.json:
-        print(json.dumps([asdict(timing) for timing in timings], indent=2))
-    else:
-        show(timings)
+def measure(options: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
+    for case in CASES:
+        kind = "near" if case.is_trained else "random"
+        name = f"{case.objects} objects, {kind} predictions"
+        rows.append(against(name, "forward + backward", *times(case, options.repeats)))
+        rows.append(against(name, "memory", *memory(case, options.threads), "MiB"))
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__ or "", peer="plain", repeats=7)

@@ -1,27 +1,29 @@
-"""Time deformable attention on this machine's CPU against the `grid_sample` path, in one process.
-
-Prints the median seconds of both and their ratio, forward and forward + backward. The two take
-turns, so that a busy machine disturbs them alike.
+"""Time deformable attention on the CPU against `grid_sample`, and transformers' whole module.
 
     python benchmarks/deformable.py [--repeats 7] [--threads N] [--json]
+
+The operator forward, and forward + backward, on random locations; then the attention module with
+its projections against that of transformers. The two take turns in one process.
 """
 
 import argparse
-import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
+from types import SimpleNamespace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from aligndetr.kernels import deformable_attention, portable
+from aligndetr.layers.deformable import DeformableAttention
+from tools.report import Row, against, run
 
 POINTS = 4
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,10 @@ class Case:
     queries: int | None = None
     heads: int = 8
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Median seconds of one case and pass."""
-
-    case: str
-    timed: str
-    ours_seconds: float
-    grid_sample_seconds: float
-    ratio: float
+    @property
+    def tokens(self) -> int:
+        """How many there are in the memory of an image."""
+        return sum(prod(shape) for shape in self.shapes)
 
 
 LARGE = ((100, 167), (50, 84), (25, 42), (13, 21))
@@ -59,16 +55,15 @@ CASES = (
 
 def tensors(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """Return value, locations and weights; locations anywhere, the hardest case for caches."""
-    tokens = sum(prod(shape) for shape in case.shapes)
     generator = torch.Generator().manual_seed(0)
-    points = (case.images, case.queries or tokens, case.heads, len(case.shapes), POINTS)
-    value = torch.randn(case.images, tokens, case.heads, case.channels, generator=generator)
+    points = (case.images, case.queries or case.tokens, case.heads, len(case.shapes), POINTS)
+    value = torch.randn(case.images, case.tokens, case.heads, case.channels, generator=generator)
     locations = torch.rand(*points, 2, generator=generator)
     weights = torch.rand(points, generator=generator).flatten(3).softmax(-1).view(points)
     return value, locations, weights
 
 
-def forward(case: Case) -> Callable[[], None]:
+def forward(case: Case) -> Call:
     value, locations, weights = tensors(case)
 
     def call() -> None:
@@ -78,7 +73,7 @@ def forward(case: Case) -> Callable[[], None]:
     return call
 
 
-def forward_and_backward(case: Case) -> Callable[[], None]:
+def forward_and_backward(case: Case) -> Call:
     value, locations, weights = (tensor.requires_grad_() for tensor in tensors(case))
     with torch.no_grad():
         gradient = torch.randn_like(deformable_attention(value, case.shapes, locations, weights))
@@ -90,51 +85,77 @@ def forward_and_backward(case: Case) -> Callable[[], None]:
     return call
 
 
-def seconds(call: Callable[[], None]) -> float:
+def on_grid_sample(call: Call) -> Call:
+    """Return the same call by way of `grid_sample`."""
+
+    def portably() -> None:
+        with portable():
+            call()
+
+    return portably
+
+
+def modules(case: Case) -> tuple[Call, Call]:
+    """Return forward calls of the whole module: ours, and that of transformers."""
+    from transformers.models.deformable_detr import modeling_deformable_detr as theirs
+
+    width = case.heads * case.channels
+    warnings.filterwarnings("ignore", message="You'd better set embed_dim")
+    config = SimpleNamespace(
+        d_model=width, num_feature_levels=len(case.shapes), disable_custom_kernels=True
+    )
+    ours = DeformableAttention(width, case.heads, levels=len(case.shapes), points=POINTS)
+    other = theirs.DeformableDetrMultiscaleDeformableAttention(config, case.heads, POINTS)
+    memory = torch.randn(case.images, case.tokens, width)
+    query = torch.randn(case.images, case.queries or case.tokens, width)
+    reference = torch.rand(*query.shape[:2], len(case.shapes), 2)
+    shapes = torch.tensor(case.shapes)
+    starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))
+
+    @torch.no_grad()
+    def our_call() -> None:
+        ours(query, reference, memory, case.shapes, None)
+
+    @torch.no_grad()
+    def their_call() -> None:
+        other(
+            hidden_states=query,
+            encoder_hidden_states=memory,
+            reference_points=reference,
+            spatial_shapes=shapes,
+            spatial_shapes_list=list(case.shapes),
+            level_start_index=starts,
+        )
+
+    return our_call, their_call
+
+
+def milliseconds(call: Call) -> float:
     start = time.perf_counter()
     call()
-    return time.perf_counter() - start
+    return 1e3 * (time.perf_counter() - start)
 
 
-def measure(case: Case, timed: str, call: Callable[[], None], repeats: int) -> Timing:
+def compared(case: str, measured: str, ours: Call, theirs: Call, repeats: int) -> Row:
     """Return the medians of `repeats` calls of each, after one that warms up."""
-    ours: list[float] = []
-    theirs: list[float] = []
-    for _ in range(repeats + 1):
-        ours.append(seconds(call))
-        with portable():
-            theirs.append(seconds(call))
-    ours_seconds, their_seconds = statistics.median(ours[1:]), statistics.median(theirs[1:])
-    return Timing(case.name, timed, ours_seconds, their_seconds, their_seconds / ours_seconds)
+    times = [(milliseconds(ours), milliseconds(theirs)) for _ in range(repeats + 1)]
+    medians = [statistics.median(column) for column in zip(*times[1:], strict=True)]
+    return against(case, measured, *medians)
 
 
-def show(timings: list[Timing]) -> None:
-    table = Table("case", "pass", "ours, ms", "grid_sample, ms", "ratio")
-    for timing in timings:
-        times = (timing.ours_seconds * 1e3, timing.grid_sample_seconds * 1e3)
-        table.add_row(
-            timing.case, timing.timed, *(f"{time:.2f}" for time in times), f"{timing.ratio:.1f}"
-        )
-    Console().print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time deformable attention on the CPU.")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    timings: list[Timing] = []
+def measure(options: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
     for case in CASES:
-        timings.append(measure(case, "forward", forward(case), options.repeats))
-        both = forward_and_backward(case)
-        timings.append(measure(case, "forward + backward", both, options.repeats))
-    if options.json:
-        print(json.dumps([asdict(timing) for timing in timings], indent=2))
-    else:
-        show(timings)
+        for measured, call in (
+            ("forward", forward(case)),
+            ("forward + backward", forward_and_backward(case)),
+        ):
+            rows.append(compared(case.name, measured, call, on_grid_sample(call), options.repeats))
+    for case in CASES[:2]:
+        measured = "module of transformers, forward"
+        rows.append(compared(case.name, measured, *modules(case), options.repeats))
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__ or "", peer="grid_sample", repeats=7)

@@ -1,67 +1,49 @@
-"""One full training step of a preset on the CPU: seconds, and the peak of the process's memory.
+"""Time a training step at full size: ours, and transformers' network of the same sizes.
 
-    python benchmarks/training_step.py [--model PRESET] [--steps 3] [--precision fp32]
+    python benchmarks/training_step.py [--size 800 1333] [--objects 20] [--repeats 5] [--json]
 
-Random weights and pictures of noise; forward, matching and losses, backward, clip, AdamW.
+Forward, matching, losses of all layers, backward, clipping and AdamW; one picture of noise, random
+weights, each contestant in a process of its own. Ours has denoising queries on top, and queries for
+k positives an object. The loss in bf16 is compared with that in fp32 at equal weights and draws.
 """
 
 import argparse
-import resource
-import statistics
-import time
-from itertools import pairwise
+from functools import partial
 
-import torch
+from tools.contestants import PEERS, make_our_step, make_their_step
+from tools.report import Row, against, run
+from tools.turns import take_turns
 
-from aligndetr.config.presets import get_preset
-from aligndetr.config.schema import Config
-from aligndetr.model.build import build_model
-from aligndetr.train.memory import keep_heap
-from aligndetr.train.optimizer import build_optimizer
-from aligndetr.types import ImageBatch, Targets
-
-CPU = torch.device("cpu")
+DINO, DAB = "align-dino-r50-4scale", "dab-detr-r50"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="align-dino-r50-4scale")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), help="height width")
-    parser.add_argument("--objects", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=3, help="the first one is left out")
-    options = parser.parse_args()
-    keep_heap()
-    torch.manual_seed(0)
-    config = get_preset(options.model).model_copy(update={"precision": options.precision})
-    moments = train(config, tuple(options.size), options.objects, options.steps)
-    seconds = [end - start for start, end in pairwise(moments)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{options.model} {options.precision} {options.size[0]}x{options.size[1]}, "
-        f"{torch.get_num_threads()} threads: first step {seconds[0]:.1f} s, "
-        f"then {statistics.median(seconds[1:] or seconds):.1f} s; peak RSS {peak:.2f} GiB"
-    )
+def steps(options: argparse.Namespace, model: str, precisions: tuple[str, ...]) -> list[Row]:
+    """Return a model's rows against its peer."""
+    size = tuple(options.size)
+    peer = PEERS[model]
+    makers = {peer: partial(make_their_step, peer, size, options.objects)}
+    for precision in precisions:
+        makers[precision] = partial(make_our_step, model, precision, size, options.objects)
+    found = take_turns(makers, repeats=options.repeats, threads=options.threads)
+    theirs, rows = found[peer], []
+    for precision in precisions:
+        ours, case = found[precision], f"{model} {precision}"
+        rows += [
+            against(case, f"transformers {peer}", ours.ms, theirs.ms),
+            against(case, f"{peer}, peak memory", ours.peak_gib, theirs.peak_gib, "GiB"),
+        ]
+    if "bf16" in precisions:
+        losses = found["bf16"].value, found["fp32"].value
+        rows.append(against(f"{model} bf16", "loss in fp32", *losses, ""))
+    return rows
 
 
-def train(config: Config, size: tuple[int, int], objects: int, steps: int) -> list[float]:
-    """Return the moments before the first step and after each."""
-    model, _ = build_model(config, device=CPU, pretrained=False)
-    model.train()
-    optimizer = build_optimizer(model, config.training)
-    images = ImageBatch(torch.randn(1, 3, *size), None, torch.tensor([size]))
-    boxes = torch.rand(objects, 4) * 0.2 + 0.2
-    targets = Targets(boxes, torch.randint(config.num_classes, (objects,)), (objects,))
-    moments = [time.perf_counter()]
-    for _ in range(steps):
-        losses = config.criterion(model(images, targets), targets)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        moments.append(time.perf_counter())
-    return moments
+def measure(options: argparse.Namespace) -> list[Row]:
+    return [*steps(options, DINO, ("fp32", "bf16")), *steps(options, DAB, ("fp32",))]
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
+    parser.add_argument("--objects", type=int, default=20, help="in the picture")
+    run(measure, __doc__ or "", peer="peer", parser=parser)
