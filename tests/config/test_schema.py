@@ -112,6 +112,23 @@ from aligndetr.errors import ConfigError
             "criterion.k: expected one number or 6, one for each decoder layer, found 2; give as "
             "many",
         ),
+        # sizes
+        (
+            "dino-r50-4scale",
+            "heads=7",
+            "heads: expected a divisor of width 256, found 7; change one of the two",
+        ),
+        (
+            "smca-r50",
+            "encoder.mixing=[5]",
+            "encoder.mixing: expected layers of 0 to 4, found [5]; name others, or add layers",
+        ),
+        (
+            "align-dino-lite",
+            "data.pad_to=[400, 400]",
+            "data: pad_to: expected null with cache_features, whose maps have the size of their "
+            "image, found [400, 400]",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_said(name: str, change: str, message: str) -> None:

@@ -89,6 +89,25 @@ def test_padding_is_at_the_right_and_the_bottom_and_leaves_boxes_alone():
     assert torch.equal(batch.targets.boxes, torch.full((2, 4), 0.5))
 
 
+def test_batches_of_a_fixed_size_always_have_a_mask():
+    for samples in ([sample(4, 6), sample(4, 6)], [sample(8, 8)], [sample(4, 2), sample(3, 5)]):
+        images = collate(samples, size=(8, 8)).images
+        assert isinstance(images, ImageBatch)
+        assert images.pixels.shape[2:] == (8, 8)
+        assert images.padding is not None
+        for row, one in enumerate(samples):
+            height, width = one.pixels.shape[1:]
+            assert torch.equal(images.pixels[row, :, :height, :width], one.pixels)
+            assert images.padding[row, :height, :width].logical_not().all()
+            assert int(images.padding[row].sum()) == 64 - height * width
+            assert images.pixels[row].masked_select(images.padding[row]).eq(0).all()
+
+
+def test_an_image_larger_than_the_fixed_size_is_refused():
+    with pytest.raises(DatasetError, match=r"data\.pad_to: expected at least \[4, 9\].*\[8, 8\]"):
+        collate([sample(4, 6), sample(2, 9)], size=(8, 8))
+
+
 def test_stacked_maps_hand_gradients_back_to_each():
     maps = [torch.ones(2, 3, 4, requires_grad=True), torch.ones(2, 5, 2, requires_grad=True)]
     stacked = stack_padded(maps)

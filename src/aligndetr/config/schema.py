@@ -73,6 +73,9 @@ class Data(Settings):
     """Processes that load and augment images; 0 does it in the main one."""
     keep_empty: bool = True
     """Whether images without objects are trained on (the authors' code drops them)."""
+    pad_to: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width that every training batch is padded to, so that all have one shape, as
+    `compile` likes it; null makes each as large as it must be."""
     cache_features: bool = False
     """Compute the frozen backbone's maps once and train on them; needs backbone.freeze=all."""
     cached_views: PositiveInt = 4
@@ -80,6 +83,15 @@ class Data(Settings):
     feature_folder: str | None = None
     """Keep the cache in files below this folder: for sets larger than memory, and for later runs
     on the same images, augmentation and backbone, which find it there."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.pad_to is not None and self.cache_features:
+            raise ValueError(
+                "pad_to: expected null with cache_features, whose maps have the size of their "
+                f"image, found {list(self.pad_to)}; leave it out, or set cache_features=false"
+            )
+        return self
 
 
 class Training(Settings):
@@ -142,7 +154,11 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for problem in (*self._class_problems(), *self._place_problems()):
+        for problem in (
+            *self._size_problems(),
+            *self._class_problems(),
+            *self._place_problems(),
+        ):
             raise ValueError(problem)
         self.criterion.layer_k(self.decoder.layers)
         return self
@@ -151,6 +167,19 @@ class Config(Settings):
     def has_softmax(self) -> bool:
         """Whether classes and "no object" share one distribution, and there is a column more."""
         return self.criterion.classification.type == "softmax"
+
+    def _size_problems(self) -> Iterator[str]:
+        if self.width % self.heads:
+            yield (
+                f"heads: expected a divisor of width {self.width}, found {self.heads}; change one "
+                "of the two"
+            )
+        mixing = self.encoder.mixing if self.encoder.type == "dense" else None
+        if mixing and max(mixing) >= self.encoder.layers:
+            yield (
+                f"encoder.mixing: expected layers of 0 to {self.encoder.layers - 1}, found "
+                f"{list(mixing)}; name others, or add layers"
+            )
 
     def _class_problems(self) -> Iterator[str]:
         if self.has_softmax and self.queries.type == "top":

@@ -7,6 +7,7 @@ workers, nor on what ran before. That makes an interrupted run continue exactly.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -24,15 +25,26 @@ Size = tuple[int, int]
 """Height and width."""
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], *, size: Size | None = None) -> Batch:
     """Return samples as one batch, padded with zeros at the right and the bottom.
 
-    `padding` is None where all images have one size. Boxes stay relative to their own image.
+    To `size`, or to what the largest image needs; then `padding` is None where all have one size.
+    Boxes stay relative to their own image.
+
+    Raises:
+        DatasetError: An image is larger than `size`.
     """
     pixels = [sample.pixels for sample in samples]
+    sizes = [size_of(image) for image in pixels]
+    needed = largest(sizes)
+    if size is not None and (needed[0] > size[0] or needed[1] > size[1]):
+        raise DatasetError(
+            f"data.pad_to: expected at least {list(needed)}, the height and width of the images of "
+            f"a batch, found {list(size)}; raise it, or make images smaller by data.augmentation"
+        )
     images = ImageBatch(
-        stack_padded(pixels),
-        padding_of([size_of(image) for image in pixels]),
+        stack_padded(pixels, size),
+        padding_of(sizes, size),
         torch.tensor([sample.size for sample in samples], dtype=torch.int64),
     )
     targets = Targets.pack(
@@ -41,22 +53,28 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(images, targets, tuple(sample.image_id for sample in samples))
 
 
-def stack_padded(maps: Sequence[Tensor]) -> Tensor:
-    """Return (C, h, w) maps as one (B, C, H, W), with zeros where a map is smaller."""
-    if len({level.shape for level in maps}) == 1:
+def stack_padded(maps: Sequence[Tensor], size: Size | None = None) -> Tensor:
+    """Return (C, h, w) maps as one (B, C, H, W), with zeros where a map is smaller.
+
+    `size` is (H, W), that of the largest map if None.
+    """
+    height, width = size or largest([size_of(level) for level in maps])
+    if all(size_of(level) == (height, width) for level in maps):
         return torch.stack(list(maps))
-    height, width = largest([size_of(level) for level in maps])
     batch = maps[0].new_zeros(len(maps), len(maps[0]), height, width)
     for row, level in enumerate(maps):
         batch[row, :, : level.shape[1], : level.shape[2]] = level
     return batch
 
 
-def padding_of(sizes: Sequence[Size]) -> Tensor | None:
-    """Return where images of these sizes are padded in a batch (B, H, W); None if nowhere."""
-    if len(set(sizes)) == 1:
+def padding_of(sizes: Sequence[Size], size: Size | None = None) -> Tensor | None:
+    """Return where images of these sizes are padded in a batch (B, H, W); None if nowhere.
+
+    Where the batch has a fixed `size` there always is a mask, so that all batches are alike.
+    """
+    if size is None and len(set(sizes)) == 1:
         return None
-    padding = torch.ones(len(sizes), *largest(sizes), dtype=torch.bool)
+    padding = torch.ones(len(sizes), *(size or largest(sizes)), dtype=torch.bool)
     for row, (height, width) in zip(padding, sizes, strict=True):
         row[:height, :width] = False
     return padding
@@ -104,7 +122,13 @@ class EpochSampler(Sampler[Draw]):
 
 
 def training_loader(
-    dataset: DetectionDataset, *, batch_size: int, workers: int, seed: int, keep_empty: bool = True
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    keep_empty: bool = True,
+    pad_to: Size | None = None,
 ) -> DataLoader[Sample]:
     """Return a loader of shuffled `Batch`es; give `set_epoch` the epoch before each.
 
@@ -116,6 +140,7 @@ def training_loader(
         workers: Processes that load; 0 loads in this one.
         seed: Decides on the order and the augmentation.
         keep_empty: Whether images that have no objects to train on are used.
+        pad_to: Height and width of every batch; None makes them as large as they must be.
 
     Raises:
         DatasetError: No image is left.
@@ -134,6 +159,7 @@ def training_loader(
         batch_size=batch_size,
         workers=workers,
         drop_last=len(sampler) >= batch_size,
+        pad_to=pad_to,
     )
 
 
@@ -162,6 +188,7 @@ def _loader(
     batch_size: int,
     workers: int,
     drop_last: bool,
+    pad_to: Size | None = None,
 ) -> DataLoader[Sample]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return DataLoader(
@@ -169,7 +196,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, size=pad_to),
         drop_last=drop_last,
         persistent_workers=workers > 0,
         pin_memory=accelerator is not None and accelerator.type != "mps",

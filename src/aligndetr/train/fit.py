@@ -106,6 +106,7 @@ def open_loaders(
         workers=data.workers,
         seed=config.training.seed,
         keep_empty=data.keep_empty,
+        pad_to=data.pad_to,
     )
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
