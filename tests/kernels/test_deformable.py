@@ -238,6 +238,19 @@ def test_autocast_changes_nothing_but_the_inputs(path) -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("queries", [5, 400])  # read as it lies, and from a copy by heads
+def test_bfloat16_values_are_read_as_they_are_and_results_rounded_once(queries) -> None:
+    value, shapes, locations, weights = random_call(Q=queries)
+    value = value.bfloat16()
+    found = with_gradients((value, shapes, locations, weights))
+    wide = with_gradients((value.float(), shapes, locations, weights))
+    for ours, expected in zip(found[:2], wide[:2], strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours, expected.bfloat16())
+    for ours, expected in zip(found[2:], wide[2:], strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_other_devices_take_the_portable_path() -> None:
     value, shapes, locations, weights = random_call()
     output = deformable_attention(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numba import njit
 
 from aligndetr.kernels.simd import (
@@ -115,3 +116,43 @@ def test_dots_are_four_inner_products(count) -> None:
     output = np.zeros(6)
     four_dots(vector, rows.reshape(-1), output, Count(count))
     np.testing.assert_allclose(output, [0, *(rows @ vector), 0], rtol=1e-12)
+
+
+@njit
+def copy(array, output, count):
+    store(output, 0, load(array, 0, count))
+
+
+@njit
+def copy_pairs(array, output, count):
+    even, odd = load_pairs(array, 0, count)
+    store(output, 0, interleave(even, odd))
+
+
+BITS = [0x3F80_0000, 0x3F80_8000, 0x3F81_8000, 0x3F80_8001, 0x3F80_7FFF, 0x0000_0001, 0x7F7F_FFFF]
+"""One, ties to an even and to an odd neighbour, just above and below a tie, tiny, the largest."""
+
+
+@pytest.mark.parametrize("sign", [0, 0x8000_0000])
+def test_bfloat16_is_rounded_as_torch_rounds_it(sign) -> None:
+    exact = (np.array(BITS, np.uint32) | np.uint32(sign)).view(np.float32)
+    random = np.random.default_rng(0).normal(size=57).astype(np.float32)
+    numbers = np.concatenate((exact, random, np.float32([np.inf, -np.inf, 0.0])))
+    halves, back = np.empty(len(numbers), np.uint16), np.empty_like(numbers)
+    copy(numbers, halves, Count(len(numbers)))
+    expected = torch.from_numpy(numbers).bfloat16()
+    assert np.array_equal(halves, expected.view(torch.uint16).numpy())
+    copy(halves, back, Count(len(numbers)))
+    assert np.array_equal(back, expected.float().numpy())
+    pairs = np.empty_like(numbers[:-1])
+    copy_pairs(halves, pairs, Count(len(pairs) // 2))
+    assert np.array_equal(pairs, back[:-1])
+
+
+def test_nan_stays_nan_in_bfloat16() -> None:
+    # The second one's bits would round up to minus zero.
+    numbers = np.array([0x7F80_0001, 0x7FFF_FFFF, 0xFFC0_0000], np.uint32).view(np.float32)
+    halves, back = np.empty(3, np.uint16), np.empty_like(numbers)
+    copy(numbers, halves, Count(3))
+    copy(halves, back, Count(3))
+    assert np.isnan(back).all()

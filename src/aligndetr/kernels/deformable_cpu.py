@@ -20,6 +20,7 @@ from aligndetr.kernels.deformable_kernels import (
     Floats,
     Gradients,
     Ints,
+    Numbers,
     Plan,
     Points,
     Task,
@@ -33,16 +34,24 @@ SMALL = 16_384
 TASKS_PER_THREAD = 4
 """Of the forward pass, so that threads of uneven speed end together."""
 
+EVEN = 8
+"""Tasks per thread of the backward pass, as long as levels can be parted."""
+
 READS_PER_CELL = 16
 """Reads of the average cell above which a copy of the value, one head after the other, pays."""
 
-NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+NUMPY_DTYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.bfloat16: np.dtype(np.uint16),
+}
 
 
 def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     """Return deformable attention (B, Q, H * D) in the value's dtype.
 
     Tensors may have any strides and floating dtypes; sums are float32, or float64 if one is.
+    bfloat16 values are read as they are.
 
     Args:
         value: (B, S, H, D).
@@ -54,10 +63,10 @@ def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Te
     if 0 in (value.numel(), weights.numel()):
         return value.new_zeros(B, Q, H * value.shape[-1])
     dtype = _working_dtype(value, locations, weights)
-    output = torch.empty(B, Q, H * value.shape[-1], dtype=dtype)
     rows, plan = _lay_out(value, Q, L * P, dtype)
+    output = torch.empty(B, Q, H * value.shape[-1], dtype=rows.dtype)
     points = _points(tuple(shapes), locations, weights, dtype)
-    kernel = _compiled("forward", dtype, L * P, value.shape[-1])
+    kernel = _compiled("forward", dtype, (rows.dtype, rows.dtype), L * P, value.shape[-1])
     run(partial(kernel, _flat(rows), points, _flat(output), plan), _chunks(plan, B * H))
     return output.to(value.dtype)
 
@@ -78,14 +87,17 @@ def backward(
         )
     dtype = _working_dtype(value, locations, weights)
     rows, plan = _lay_out(value, Q, L * P, dtype)
-    grad_rows = torch.zeros_like(rows)
+    grad_rows = torch.empty_like(rows, dtype=dtype)
+    run(Tensor.zero_, grad_rows.view(-1).chunk(2 * torch.get_num_threads()))
     grad_locations = torch.empty(locations.shape, dtype=dtype)
     grad_weights = torch.empty(weights.shape, dtype=dtype)
-    grads = (grad_output.to(dtype), grad_rows, grad_locations, grad_weights)
+    grad_output = _readable(grad_output, dtype)
+    grads = (grad_output, grad_rows, grad_locations, grad_weights)
     gradients = Gradients(*map(_flat, grads))
     points = _points(tuple(shapes), locations, weights, dtype)
     lanes, tasks = _owned(plan, B * H, L)
-    kernel = _compiled("backward", dtype, lanes, value.shape[-1])
+    read = (rows.dtype, grad_output.dtype)
+    kernel = _compiled("backward", dtype, read, lanes, value.shape[-1])
     run(partial(kernel, _flat(rows), points, gradients, plan), tasks)
     grad_value = grad_rows if plan.cell_step > plan.head_step else grad_rows.transpose(1, 2)
     return (
@@ -100,18 +112,25 @@ def _working_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if is_double else torch.float32
 
 
-def _flat(tensor: Tensor) -> Floats:
+def _readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as it is where the kernel for `dtype` can read it, else converted."""
+    is_half = tensor.dtype == torch.bfloat16 and dtype == torch.float32
+    return tensor if is_half else tensor.to(dtype)
+
+
+def _flat(tensor: Tensor) -> Numbers:
     """Return a tensor's numbers in a row; a reshape alone may leave a step between them."""
-    return tensor.detach().contiguous().view(-1).numpy()
+    row = tensor.detach().contiguous().view(-1)
+    return (row.view(torch.uint16) if row.dtype == torch.bfloat16 else row).numpy()
 
 
 def _lay_out(value: Tensor, queries: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Plan]:
     """Return the value (B, S, H, D) as it is, or as (B, H, S, D) where that copy pays."""
     _, S, H, D = value.shape
     if 4 * queries * samples > READS_PER_CELL * S:
-        rows = value.transpose(1, 2).contiguous().to(dtype)
+        rows = _readable(value.transpose(1, 2), dtype).contiguous()
         return rows, Plan(queries, H, samples, S * H * D, S * D, D)
-    return value.contiguous().to(dtype), Plan(queries, H, samples, S * H * D, D, H * D)
+    return _readable(value, dtype).contiguous(), Plan(queries, H, samples, S * H * D, D, H * D)
 
 
 def _points(
@@ -149,13 +168,17 @@ def _chunks(plan: Plan, pairs: int) -> list[Task]:
 def _owned(plan: Plan, pairs: int, levels: int) -> tuple[int, list[Task]]:
     """Return the samples that a task of a backward pass takes at once, and its tasks.
 
-    A task owns the cells that it adds to: those of an image's head, where there are enough of
-    them for all threads, otherwise of one level of it.
+    A task owns the cells that it adds to: those of an image's head, or of some levels of it where
+    heads are too few for threads of uneven speed to end together.
     """
     threads = torch.get_num_threads()
     if threads == 1 or pairs * plan.queries * plan.samples < SMALL:
         return plan.samples, [Task(0, pairs, 0, plan.queries, 0)]
-    lanes = plan.samples if pairs >= 2 * threads else plan.samples // levels
+    parts = next(
+        (parts for parts in (1, 2) if levels % parts == 0 and pairs * parts >= EVEN * threads),
+        levels,
+    )
+    lanes = plan.samples // parts
     starts = range(0, plan.samples, lanes)
     return lanes, [
         Task(pair, pair + 1, 0, plan.queries, start) for pair in range(pairs) for start in starts
@@ -164,16 +187,25 @@ def _owned(plan: Plan, pairs: int, levels: int) -> tuple[int, list[Task]]:
 
 @cache
 def _compiled(
-    name: Literal["forward", "backward"], dtype: torch.dtype, lanes: int, channels: int
+    name: Literal["forward", "backward"],
+    dtype: torch.dtype,
+    others: tuple[torch.dtype, torch.dtype],
+    lanes: int,
+    channels: int,
 ) -> Kernel:
-    """Return the kernel for these numbers; its last two arguments are theirs already."""
+    """Return the kernel for these numbers; its last two arguments are theirs already.
+
+    `others` are the types of the value and of the output or its gradient.
+    """
     floats = types.Array(from_dtype(NUMPY_DTYPES[dtype]), 1, "C")
+    value, output = (types.Array(from_dtype(NUMPY_DTYPES[other]), 1, "C") for other in others)
     ints = types.Array(types.int32, 1, "C")
     points = types.NamedTuple((floats, floats, floats, ints), Points)
-    changed = floats if name == "forward" else types.NamedUniTuple(floats, 4, Gradients)
+    gradients = types.NamedTuple((output, floats, floats, floats), Gradients)
+    changed = output if name == "forward" else gradients
     plan = types.NamedUniTuple(types.int64, len(Plan._fields), Plan)
     task = types.NamedUniTuple(types.int64, len(Task._fields), Task)
     counts = CountType(lanes), CountType(channels)
-    kernel = compile_kernel(getattr(kernels, name), (floats, points, changed, plan, task, *counts))
+    kernel = compile_kernel(getattr(kernels, name), (value, points, changed, plan, task, *counts))
     given = Count(lanes), Count(channels)
     return lambda *arguments: kernel(*arguments, *given)

@@ -33,6 +33,8 @@ BLOCK = 8
 """Queries of a block; their scratch memory stays in the first-level cache."""
 
 Floats = NDArray[np.floating[Any]]
+Numbers = NDArray[Any]
+"""Floats, or bfloat16 numbers as uint16."""
 Ints = NDArray[np.int32]
 
 
@@ -71,9 +73,12 @@ class Task(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of the output (B, Q, H, D), the value (laid out as it is), `locations` and `weights`."""
+    """Of the output (B, Q, H, D), the value (laid out as it is), `locations` and `weights`.
 
-    output: Floats
+    The first is read, the others are written.
+    """
+
+    output: Numbers
     value: Floats
     locations: Floats
     weights: Floats
@@ -101,10 +106,10 @@ class Scratch(NamedTuple):
 
 
 @njit(forceinline=True, error_model="numpy")
-def scratch(value: Floats, lanes: Count) -> Scratch:
+def scratch(points: Points, lanes: Count) -> Scratch:
     """Return memory for a block of queries."""
-    size = BLOCK * 4 * len(lanes)
-    shares, products = np.empty(size, value.dtype), np.empty(size, value.dtype)
+    size, dtype = BLOCK * 4 * len(lanes), points.weights.dtype
+    shares, products = np.empty(size, dtype), np.empty(size, dtype)
     return Scratch(np.empty(size, np.int32), shares, products)
 
 
@@ -174,7 +179,7 @@ def place(points: Points, plan: Plan, block: Block, memory: Scratch, lanes: Coun
 
 @njit
 def gather(
-    value: Floats, output: Floats, plan: Plan, block: Block, memory: Scratch, lanes: Count,
+    value: Numbers, output: Numbers, plan: Plan, block: Block, memory: Scratch, lanes: Count,
     channels: Count,
 ) -> None:  # fmt: skip
     """Write the output of a block: the sum of share * value over the cells of each query."""
@@ -183,7 +188,7 @@ def gather(
     start = start_of(plan, block)
     for query in range(block.query, block.query_end):
         slot = count * (query - block.query)
-        total = zeros(value, channels)
+        total = zeros(shares, channels)
         for index in range(slot, slot + count):
             cell = load(value, start + plan.cell_step * np.int64(cells[index]), channels)
             total = total + fill(total, shares[index]) * cell
@@ -192,7 +197,7 @@ def gather(
 
 @njit
 def scatter(
-    value: Floats, gradients: Gradients, plan: Plan, block: Block, memory: Scratch, lanes: Count,
+    value: Numbers, gradients: Gradients, plan: Plan, block: Block, memory: Scratch, lanes: Count,
     channels: Count,
 ) -> None:  # fmt: skip
     """Add share * gradient to the cells of a block and keep their gradient . value.
@@ -254,11 +259,11 @@ def conclude(
 
 @njit(nogil=True, error_model="numpy")
 def forward(
-    value: Floats, points: Points, output: Floats, plan: Plan, task: Task, lanes: Count,
+    value: Numbers, points: Points, output: Numbers, plan: Plan, task: Task, lanes: Count,
     channels: Count,
 ) -> None:  # fmt: skip
     """Write the `output` (B, Q, H, D) of a task."""
-    memory = scratch(value, lanes)
+    memory = scratch(points, lanes)
     for pair in range(task.pair, task.pair_end):
         for query in range(task.query, task.query_end, BLOCK):
             block = Block(pair, query, min(query + BLOCK, task.query_end), task.sample)
@@ -268,11 +273,11 @@ def forward(
 
 @njit(nogil=True, error_model="numpy")
 def backward(
-    value: Floats, points: Points, gradients: Gradients, plan: Plan, task: Task, lanes: Count,
+    value: Numbers, points: Points, gradients: Gradients, plan: Plan, task: Task, lanes: Count,
     channels: Count,
 ) -> None:  # fmt: skip
     """Add a task's part to the gradient of the value; write those of its locations and weights."""
-    memory = scratch(value, lanes)
+    memory = scratch(points, lanes)
     for pair in range(task.pair, task.pair_end):
         for query in range(task.query, task.query_end, BLOCK):
             block = Block(pair, query, min(query + BLOCK, task.query_end), task.sample)

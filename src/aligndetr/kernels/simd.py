@@ -3,7 +3,8 @@
 Numba leaves vectors to the luck of loops; here they are values. A kernel loads a run of a flat
 contiguous array as a vector, computes with `+ - *` and the functions below, and stores it. LLVM
 maps any number of lanes to what the processor has (SSE, AVX, NEON), so nothing here names one.
-Nothing checks bounds.
+An array of uint16 holds bfloat16 numbers, which are loaded as float32 and rounded when they are
+stored. Nothing checks bounds.
 """
 
 import operator
@@ -34,6 +35,9 @@ RELAXED = ("contract", "reassoc", "nsz")
 """What LLVM may do to floats: fuse and reorder. NaN and infinity keep their meaning."""
 
 INDEX = ir.IntType(32)
+
+BFLOAT16 = types.uint16
+"""What holds bfloat16 numbers: numba and numpy have no type for them."""
 
 Emitted = Any
 """A value of the machine code being written; llvmlite's classes for them are not annotated."""
@@ -141,7 +145,7 @@ def _loader(parts: int) -> Callable[..., Vector]:
     def load(
         _: object, array: types.Array, start: types.Integer, count: CountType
     ) -> tuple[Signature, Code]:
-        vector = VectorType(array.dtype, count.value)
+        vector = VectorType(_lane_type(array), count.value)
         result = vector if parts == 1 else types.UniTuple(vector, parts)
 
         def code(
@@ -154,6 +158,8 @@ def _loader(parts: int) -> Callable[..., Vector]:
             run = ir.VectorType(lane, count.value * parts)
             pointer = _pointer(context, builder, signature, args, run)
             whole = builder.load(pointer, align=_alignment(run))
+            if array.dtype == BFLOAT16:
+                whole = _widened(builder, whole)
             if parts == 1:
                 return whole
             dealt = [
@@ -187,6 +193,8 @@ def store(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
     ) -> Emitted:
         value = args[2]
+        if array.dtype == BFLOAT16:
+            value = _rounded(builder, value)
         pointer = _pointer(context, builder, signature, args, value.type)
         builder.store(value, pointer, align=_alignment(value.type))
         return context.get_dummy_value()
@@ -346,7 +354,41 @@ def _float(builder: ir.IRBuilder, name: str, a: Emitted, b: Emitted) -> Emitted:
 
 def _alignment(vector: ir.VectorType) -> int:
     """Return the bytes of one lane: all the alignment that a row of an array promises."""
-    return 8 if isinstance(vector.element, ir.DoubleType) else 4
+    match vector.element:
+        case ir.DoubleType():
+            return 8
+        case ir.IntType(width=width):
+            return width // 8
+        case _:
+            return 4
+
+
+def _lane_type(array: types.Array) -> types.Type:
+    """Return the type of the lanes that are loaded from an array."""
+    return types.float32 if array.dtype == BFLOAT16 else array.dtype
+
+
+def _widened(builder: ir.IRBuilder, halves: Emitted) -> Emitted:
+    """Return bfloat16 lanes as float32, of which they are the upper half."""
+    wide = ir.VectorType(INDEX, halves.type.count)
+    shifted = builder.shl(builder.zext(halves, wide), _all(wide, 16))
+    return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), wide.count))
+
+
+def _rounded(builder: ir.IRBuilder, x: Emitted) -> Emitted:
+    """Return float32 lanes as bfloat16, rounded to the nearest, ties to even; NaN stays NaN."""
+    wide = ir.VectorType(INDEX, x.type.count)
+    bits = builder.bitcast(x, wide)
+    odd = builder.and_(builder.lshr(bits, _all(wide, 16)), _all(wide, 1))
+    rounded = builder.add(bits, builder.add(odd, _all(wide, 0x7FFF)))
+    is_nan = builder.fcmp_unordered("uno", x, x)
+    chosen = builder.select(is_nan, builder.or_(bits, _all(wide, 0x400000)), rounded)
+    upper = builder.lshr(chosen, _all(wide, 16))
+    return builder.trunc(upper, ir.VectorType(ir.IntType(16), wide.count))
+
+
+def _all(vector: ir.VectorType, number: int) -> ir.Constant:
+    return ir.Constant(vector, [number] * vector.count)
 
 
 def _shuffle(builder: ir.IRBuilder, a: Emitted, b: Emitted, lanes: Sequence[int]) -> Emitted:
