@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aligndetr.kernels import deformable_attention
 
@@ -57,21 +58,49 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
+        return self.output(self.sample(query, reference, tokens, shapes, padding))
+
+    def sample(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Return what `forward` returns, (B, Q, D), before its last projection, `output`."""
         value = self.value(tokens)
         if padding is not None:
             value = value.masked_fill(padding.unsqueeze(-1), 0.0)
         value = value.unflatten(-1, (self.heads, -1))  # (B, S, D) -> (B, S, heads, D / heads)
-        weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
-        weights = weights.unflatten(-1, (self.levels, self.points))
-        locations = self._locations(query, reference, shapes)
-        return self.output(deformable_attention(value, shapes, locations, weights))
-
-    def _locations(
-        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        offsets = self.offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
-        reference = reference[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        offsets, logits = self._asked(query)
         if reference.shape[-1] == 4:  # offsets are shares of half the box
-            return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
-        sizes_wh = reference.new_tensor([(width, height) for height, width in shapes])
-        return reference + offsets / sizes_wh[:, None]
+            offsets = offsets / self.points * self._for_points(reference[..., 2:]) * 0.5
+        else:
+            sizes_wh = reference.new_tensor([(width, height) for height, width in shapes])
+            offsets = offsets / self._for_points(sizes_wh[None, None])
+        locations = self._for_points(reference[..., :2]) + offsets
+        return deformable_attention(
+            value,
+            shapes,
+            locations.unflatten(-1, (self.levels, self.points, 2)),
+            logits.softmax(-1).unflatten(-1, (self.levels, self.points)),
+        )
+
+    def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return offsets (B, Q, heads, L * P * 2), logits of weights (B, Q, heads, L * P)."""
+        offsets, weights = self.offsets, self.weights
+        asked = F.linear(
+            query,
+            torch.cat((offsets.weight, weights.weight)),
+            torch.cat((offsets.bias, weights.bias)),
+        )
+        parts = asked.split((offsets.out_features, weights.out_features), dim=-1)
+        return parts[0].unflatten(-1, (self.heads, -1)), parts[1].unflatten(-1, (self.heads, -1))
+
+    def _for_points(self, numbers: Tensor) -> Tensor:
+        """Return (B, Q, L, 2) numbers for all points of a level: (B, Q, 1, L * P * 2).
+
+        A long last axis, for a sum along short ones takes three times as long.
+        """
+        return numbers.unsqueeze(3).expand(-1, -1, -1, self.points, -1).flatten(2).unsqueeze(2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aligndetr.layers.attention import SelfAttention
-from aligndetr.layers.basic import MLP, FeedForward
+from aligndetr.layers.basic import MLP, FeedForward, by_rows
 from aligndetr.layers.deformable import DeformableAttention
 from aligndetr.layers.row_column import RowColumnAttention
 from aligndetr.model.places import AxisEmbedding
@@ -33,10 +33,14 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, memory: Memory, reference: Tensor) -> Memory:
         """Return the memory with its tokens renewed; `reference` (B, S, L, 2)."""
         tokens = memory.tokens
-        read = self.attention(
+        samples = self.attention.sample(
             tokens + memory.position, reference, tokens, memory.shapes, memory.padding
         )
-        return memory.with_tokens(self.feedforward(self.norm(tokens + self.dropout(read))))
+        return memory.with_tokens(by_rows(self._renewed, tokens, samples))
+
+    def _renewed(self, tokens: Tensor, samples: Tensor) -> Tensor:
+        read = self.attention.output(samples)
+        return self.feedforward(self.norm(tokens + self.dropout(read)))
 
 
 class DeformableEncoder(nn.Module):
@@ -79,7 +83,7 @@ class DenseEncoderLayer(nn.Module):
         if memory.padding is not None:
             hidden = [part[:, None, None] for part in memory.padding.split(parts, dim=1)]
         read = [self.attention(*part) for part in zip(tokens, positions, hidden, strict=True)]
-        return memory.with_tokens(self.feedforward(torch.cat(read, dim=1)))
+        return memory.with_tokens(by_rows(self.feedforward, torch.cat(read, dim=1)))
 
 
 class DenseEncoder(nn.Module):
@@ -122,7 +126,7 @@ class RowColumnEncoderLayer(nn.Module):
         """Return the memory with its tokens renewed; its `position` is (B, S, 2, D)."""
         read = read_map(self.attention, memory.tokens, memory.position, memory)
         tokens = self.norm(memory.tokens + self.dropout(read))
-        return memory.with_tokens(self.feedforward(tokens))
+        return memory.with_tokens(by_rows(self.feedforward, tokens))
 
 
 class RowColumnEncoder(nn.Module):
