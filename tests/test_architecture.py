@@ -15,7 +15,7 @@ HOUSE = Path(__file__).parent.parent / "src" / "aligndetr"
 
 FLOORS = (
     {"errors", "settings", "boxes", "drawing"},
-    {"types", "kernels", "devices"},
+    {"types", "kernels", "devices", "precision"},
     {"layers"},
     {"losses", "data"},
     {"config", "backbones"},

@@ -20,9 +20,10 @@ from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import evaluate
-from aligndetr.model.build import Precision, build_model
+from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
 from aligndetr.pictures import Picture, Source, expand, is_single, list_sources
+from aligndetr.precision import Precision
 from aligndetr.predict import predict, predict_files, unresized
 from aligndetr.runs import Run, open_start, resume, train
 from aligndetr.types import Classes, Detect, Detections

@@ -18,7 +18,7 @@ from aligndetr.config.slots import (
     GaussianAttention,
     PointQueries,
 )
-from aligndetr.model.build import build_model, resolve_precision
+from aligndetr.model.build import build_model
 from aligndetr.model.detector import DetectorModel
 from aligndetr.model.heads import Head
 from aligndetr.types import ImageBatch, Targets
@@ -245,12 +245,6 @@ def test_boxes_of_points_start_at_the_size_that_the_head_says(system: str, size_
 
 def test_boxes_without_a_reference_start_as_torch_draws_them():
     assert last_of_box_head("detr-r50").weight.std() > 0.01
-
-
-def test_precision_is_what_was_asked_for():
-    assert resolve_precision("fp32", CPU) == torch.float32
-    assert resolve_precision("bf16", CPU) == torch.bfloat16
-    assert resolve_precision("auto", torch.device("meta")) == torch.float32
 
 
 # What no paper has

@@ -148,7 +148,8 @@ class Config(Settings):
     data: Data
     training: Training = Training()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the transformer; losses and boxes are always fp32. auto: bf16 where fast."""
+    """Arithmetic of the transformer; losses and boxes are always fp32. auto: bf16 where
+    the device has it and is faster with it."""
     compile: bool = False
     """Let torch.compile translate backbone, encoder and decoder layers at their first use."""
 

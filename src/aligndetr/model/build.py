@@ -1,7 +1,7 @@
 """From a configuration to a network: with `build_parts`, the one place that knows both."""
 
 from functools import partial
-from typing import Literal, assert_never, overload
+from typing import assert_never, overload
 
 import torch
 from torch import nn
@@ -17,10 +17,10 @@ from aligndetr.model.detector import DetectorModel
 from aligndetr.model.heads import Head
 from aligndetr.model.neck import Neck
 from aligndetr.model.places import AxisEmbedding
+from aligndetr.precision import resolve_precision
 from aligndetr.regions.build import build_regions
 from aligndetr.regions.detector import RegionDetector
 
-Precision = Literal["auto", "fp32", "bf16"]
 Network = DetectorModel | RegionDetector
 """A network of either kind: it takes images or their features, and objects to train on."""
 
@@ -105,29 +105,6 @@ def build_backbone(config: AnyConfig, *, pretrained: bool | None = None) -> tupl
         arguments=options.options,
     )
     return Backbone(network, freeze=options.freeze, norm=options.norm), origin
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the arithmetic of the transformer: auto is bf16 where the hardware multiplies it."""
-    match precision:
-        case "fp32":
-            return torch.float32
-        case "bf16":
-            return torch.bfloat16
-        case "auto":
-            return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    match device.type:
-        case "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        case "cpu":
-            # Private, but the public torch.cpu.get_capabilities is newer than torch 2.9.
-            has_avx512 = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
-            return has_avx512 or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
-        case _:
-            return False
 
 
 def _build_neck(config: Config, backbone: Backbone) -> Neck:
