@@ -137,7 +137,7 @@ BITS = [0x3F80_0000, 0x3F80_8000, 0x3F81_8000, 0x3F80_8001, 0x3F80_7FFF, 0x0000_
 def test_bfloat16_is_rounded_as_torch_rounds_it(sign) -> None:
     exact = (np.array(BITS, np.uint32) | np.uint32(sign)).view(np.float32)
     random = np.random.default_rng(0).normal(size=57).astype(np.float32)
-    numbers = np.concatenate((exact, random, np.float32([np.inf, -np.inf, 0.0])))
+    numbers = np.concatenate((exact, random, np.array([np.inf, -np.inf, 0.0], np.float32)))
     halves, back = np.empty(len(numbers), np.uint16), np.empty_like(numbers)
     copy(numbers, halves, Count(len(numbers)))
     expected = torch.from_numpy(numbers).bfloat16()

@@ -45,7 +45,11 @@ class Backbone(nn.Module):
         self.is_frozen = freeze == "all"
         for parameter in frozen_parameters(network, freeze):
             parameter.requires_grad_(False)
-        self._has_statistics = any(map(has_statistics, network.modules()))
+        self._parts = tuple(network.modules())
+        self._has_statistics = any(map(has_statistics, self._parts))
+        self._is_depthwise = any(
+            isinstance(part, nn.Conv2d) and part.groups > 1 for part in self._parts
+        )
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
         self._fixed: dict[torch.dtype, _Fixed] = {}
@@ -107,8 +111,12 @@ class Backbone(nn.Module):
 
     def _state(self) -> State:
         """Return what changes with the weights: where they are, and torch's count of writes."""
-        tensors = (*self.network.parameters(), *self.network.buffers())
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        return tuple(
+            (tensor.data_ptr(), tensor._version)
+            for part in self._parts
+            for tensor in (*part._parameters.values(), *part._buffers.values())
+            if tensor is not None
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         self._fixed.clear()  # they would stay behind on the old device
@@ -116,11 +124,7 @@ class Backbone(nn.Module):
 
     def _is_fast_in(self, device: torch.device) -> bool:
         """Whether bf16 pays: on a CPU not for the backward of depthwise convolutions."""
-        if device.type != "cpu" or not torch.is_grad_enabled():
-            return True
-        return not any(
-            isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.network.modules()
-        )
+        return device.type != "cpu" or not torch.is_grad_enabled() or not self._is_depthwise
 
 
 def _padded(images: ImageBatch, multiple: int) -> ImageBatch:

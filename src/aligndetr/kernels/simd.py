@@ -354,13 +354,8 @@ def _float(builder: ir.IRBuilder, name: str, a: Emitted, b: Emitted) -> Emitted:
 
 def _alignment(vector: ir.VectorType) -> int:
     """Return the bytes of one lane: all the alignment that a row of an array promises."""
-    match vector.element:
-        case ir.DoubleType():
-            return 8
-        case ir.IntType(width=width):
-            return width // 8
-        case _:
-            return 4
+    lane = vector.element
+    return lane.width // 8 if isinstance(lane, ir.IntType) else 4 * (1 + (lane == ir.DoubleType()))
 
 
 def _lane_type(array: types.Array) -> types.Type:
