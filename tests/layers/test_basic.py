@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from aligndetr.layers.basic import MLP, FeedForward
+from aligndetr.layers.basic import CHUNK, MLP, FeedForward, by_rows
 
 
 def test_mlp_of_two_widths_is_one_linear_layer():
@@ -23,3 +24,59 @@ def test_feedforward_normalises_the_residual_sum():
     feedforward = FeedForward(8, 16)
     out = feedforward(torch.randn(2, 3, 8))
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
+
+
+WIDEST = CHUNK // 100  # so that chunks have 100 rows of one image
+
+
+def test_few_rows_are_taken_at_once():
+    seen: list[int] = []
+    x = torch.randn(1, 200, 4)
+    with torch.no_grad():
+        assert torch.equal(by_rows(counting(seen), x, widest=WIDEST), x + 1)
+    assert seen == [200]
+
+
+@pytest.mark.parametrize(("images", "size"), [(1, 100), (3, 33), (1000, 1)])
+def test_many_rows_are_taken_in_chunks_and_come_back_in_their_order(images: int, size: int):
+    seen: list[int] = []
+    x, y = torch.randn(images, 277, 4), torch.randn(images, 277, 2)
+    with torch.no_grad():
+        assert torch.equal(by_rows(counting(seen), x, widest=WIDEST), x + 1)
+        found = by_rows(lambda a, b: a * b.sum(-1, keepdim=True), x, y, widest=WIDEST)
+    assert sum(seen) == 277
+    assert max(seen) == size
+    torch.testing.assert_close(found, x * y.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(800, [800]), (850, [100] * 8 + [50])])
+def test_large_hidden_states_are_computed_again_instead_of_kept(rows: int, calls: list[int]):
+    torch.manual_seed(0)
+    layer = FeedForward(8, 16, dropout=0.5).train()
+    x = torch.randn(1, rows, 8, requires_grad=True)
+    seen: list[int] = []
+
+    def watched(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[1])
+        return layer(x)
+
+    output = by_rows(watched, x, widest=WIDEST)
+    assert seen == calls
+    weights = [x, *layer.parameters()]
+    found = torch.autograd.grad(output.square().sum(), weights)
+    assert sorted(seen) == sorted(calls if len(calls) == 1 else 2 * calls)
+    torch.manual_seed(0)
+    layer = FeedForward(8, 16, dropout=0.5).train()
+    torch.randn(1, rows, 8)
+    expected = torch.cat([layer(part) for part in x.split(calls[0], dim=1)], dim=1)
+    assert torch.equal(output, expected)  # the same draws of dropout
+    gradients = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
+    torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-4)
+
+
+def counting(seen: list[int]):
+    def plus_one(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[1])
+        return x + 1
+
+    return plus_one

@@ -36,7 +36,9 @@ class DeformableEncoderLayer(nn.Module):
         samples = self.attention.sample(
             tokens + memory.position, reference, tokens, memory.shapes, memory.padding
         )
-        return memory.with_tokens(by_rows(self._renewed, tokens, samples))
+        return memory.with_tokens(
+            by_rows(self._renewed, tokens, samples, widest=self.feedforward.hidden)
+        )
 
     def _renewed(self, tokens: Tensor, samples: Tensor) -> Tensor:
         read = self.attention.output(samples)
@@ -83,7 +85,8 @@ class DenseEncoderLayer(nn.Module):
         if memory.padding is not None:
             hidden = [part[:, None, None] for part in memory.padding.split(parts, dim=1)]
         read = [self.attention(*part) for part in zip(tokens, positions, hidden, strict=True)]
-        return memory.with_tokens(by_rows(self.feedforward, torch.cat(read, dim=1)))
+        tokens = torch.cat(read, dim=1)
+        return memory.with_tokens(by_rows(self.feedforward, tokens, widest=self.feedforward.hidden))
 
 
 class DenseEncoder(nn.Module):
@@ -126,7 +129,7 @@ class RowColumnEncoderLayer(nn.Module):
         """Return the memory with its tokens renewed; its `position` is (B, S, 2, D)."""
         read = read_map(self.attention, memory.tokens, memory.position, memory)
         tokens = self.norm(memory.tokens + self.dropout(read))
-        return memory.with_tokens(by_rows(self.feedforward, tokens))
+        return memory.with_tokens(by_rows(self.feedforward, tokens, widest=self.feedforward.hidden))
 
 
 class RowColumnEncoder(nn.Module):
