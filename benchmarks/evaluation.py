@@ -1,6 +1,6 @@
 """Time the scoring of COCO results: ours against pycocotools, on the same detections.
 
-    python benchmarks/evaluation.py [--images 1000] [--detections 300] [--repeats 3] [--json]
+    python benchmarks/evaluation.py [--images 500] [--detections 300] [--repeats 3] [--json]
 
 Random objects, seven an image in 80 classes, and detections half of which lie near one. The twelve
 numbers of both must be equal; then their seconds and the peak of their memory are compared.
@@ -121,6 +121,6 @@ def measure(options: argparse.Namespace) -> list[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--detections", type=int, default=300, help="of each image")
     run(measure, __doc__ or "", peer="pycocotools", repeats=3, parser=parser)

@@ -85,7 +85,7 @@ def their_loader(file: Path, workers: int) -> DataLoader[Any]:
     ours = DetrAugmentation()
     resize = v2.RandomShortestSize(list(ours.short_sides), max_size=ours.max_side)
     crop = v2.Compose(
-        [v2.RandomShortestSize(list(ours.crop_short_sides)), v2.RandomCrop(ours.crop_range)]
+        [v2.RandomShortestSize(list(ours.crop_short_sides)), v2.RandomCrop(ours.crop_range[0])]
     )
     transform = v2.Compose(
         [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1 << 21
+CHUNK = 1 << 22
 """Numbers of a hidden state at a time: enough for fast products, few enough to stay in a cache."""
 PARTED, RECOMPUTED = 2, 8
 """Chunks from which on rows are parted in inference, and in training."""
