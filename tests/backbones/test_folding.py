@@ -1,4 +1,5 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -126,13 +127,81 @@ def test_changed_weights_are_folded_anew(freeze, change):
 
 def test_weights_are_folded_once_where_nothing_changes(monkeypatch):
     calls: list[int] = []
-    real = Folding.weights
-    monkeypatch.setattr(Folding, "weights", lambda *args: calls.append(1) or real(*args))
+    real = Folding.with_weights
+    monkeypatch.setattr(Folding, "with_weights", lambda *args: calls.append(1) or real(*args))
     backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
     with torch.no_grad():
         for _ in range(3):
             backbone(images())
     assert len(calls) == 1
+
+
+@torch.no_grad()
+def test_a_fused_optimizer_that_no_mode_change_announces_is_noticed():
+    """It writes weights without telling torch's counter."""
+    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.05, fused=True)
+    backbone(images())
+    for _ in range(2):
+        with torch.enable_grad():
+            backbone(images()).levels[-1].square().mean().backward()
+        optimizer.step()
+        expected = backbone.network(images().pixels)[-1]
+        torch.testing.assert_close(backbone(images()).levels[-1], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_threads_may_share_a_backbone_in_inference():
+    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    picture = images()
+    with torch.no_grad():
+        expected = backbone(picture).levels[-1]
+
+    def infer(_: int) -> bool:
+        with torch.no_grad():
+            found = [backbone(picture).levels[-1] for _ in range(10)]
+        return all(torch.allclose(level, expected, atol=1e-4) for level in found)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(infer, range(3)))
+
+
+@torch.inference_mode()
+def test_weights_made_in_inference_mode_have_no_counter():
+    backbone = Backbone(network("resnet10t"), freeze="all", norm="frozen").eval()
+    expected = backbone.network(images().pixels)[-1]
+    torch.testing.assert_close(backbone(images()).levels[-1], expected, atol=1e-4, rtol=1e-4)
+
+
+class Branching(nn.Module):
+    """The result of its convolution is read twice, once by a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.convolution(x)
+        return [x, self.norm(x)]
+
+
+class Particular(Branching):
+    """It takes no image but of one size."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if x.shape[2:] != (48, 48):
+            raise ValueError("expected 48 x 48")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("model", [Branching(), Particular()])
+def test_what_cannot_be_folded_is_left_as_it_is(model: nn.Module):
+    assert Folding(model).is_empty
+
+
+def test_a_norm_without_a_scale_stays():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False))
+    assert Folding(model).is_empty
 
 
 def test_statistics_that_are_trained_are_not_folded():

@@ -116,7 +116,7 @@ from aligndetr.errors import ConfigError
         (
             "dino-r50-4scale",
             "heads=7",
-            "heads: expected a divisor of width 256, found 7; change one of the two",
+            "heads: expected a divisor of the width 256, found 7; change one of the two",
         ),
         (
             "smca-r50",

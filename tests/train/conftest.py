@@ -39,6 +39,8 @@ class TinyBackbone(nn.Module):
 class TinyModel(nn.Module):
     """The interface of DetectorModel; dropout makes it depend on the random state."""
 
+    precision = torch.float32
+
     def __init__(self, on_forward: list[Callable[[], None]]) -> None:
         super().__init__()
         self.backbone = TinyBackbone()

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -42,7 +43,7 @@ def assert_same(found: CachedView, expected: CachedView) -> None:
 
 
 def test_no_views_are_an_empty_set(tmp_path: Path) -> None:
-    assert len(ViewWriter(tmp_path / "views").finish()) == 0
+    assert len(ViewWriter(tmp_path / "views").finish(is_complete=True)) == 0
 
 
 def test_views_come_back_as_they_were(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_views_come_back_as_they_were(tmp_path: Path) -> None:
     for number, one in enumerate(views):
         writer.add(number % 7, one)
     assert not is_complete(tmp_path / "deep" / "views")
-    files = writer.finish()
+    files = writer.finish(is_complete=True)
     assert len(files) == 7
     for number, one in enumerate(views):
         assert_same(files[Draw(number % 7, number // 7)], one)
@@ -65,7 +66,34 @@ def test_what_an_interrupted_run_left_does_not_count(tmp_path: Path) -> None:
     writer = ViewWriter(tmp_path / "views")
     expected = view(3)
     writer.add(5, expected)
-    assert_same(writer.finish()[Draw(5, 0)], expected)
+    assert_same(writer.finish(is_complete=True)[Draw(5, 0)], expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["views"]
+
+
+def test_what_a_dead_process_left_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    dead, alive = tmp_path / "old.999999999.partial", tmp_path / f"other.{os.getppid()}.partial"
+    dead.mkdir()
+    alive.mkdir()
+    ViewWriter(tmp_path / "views").finish(is_complete=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["views", alive.name])
+
+
+def test_views_short_of_their_number_are_of_use_to_this_run_alone(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path / "views")
+    expected = view(3)
+    writer.add(5, expected)
+    assert_same(writer.finish(is_complete=False)[Draw(5, 0)], expected)
+    assert not is_complete(tmp_path / "views")
+
+
+def test_two_runs_that_write_the_same_end_with_one_of_them(tmp_path: Path) -> None:
+    first = ViewWriter(tmp_path / "views")
+    first.add(0, view(1))
+    other = tmp_path / "views.1.partial"
+    shutil.copytree(next(tmp_path.glob("*.partial")), other)
+    (other / "index.json").write_text("[]")
+    other.rename(tmp_path / "views")  # another process was faster
+    assert len(first.finish(is_complete=True)) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["views"]
 
 
@@ -125,9 +153,20 @@ def test_a_run_on_files_is_the_run_on_memory_and_the_next_one_finds_them(lab: La
             assert torch.equal(tensor, model.state_dict()[name])
 
 
-def key(lab: Lab, *, training: bool = True, **weights: Tensor) -> str:
+def key(
+    lab: Lab,
+    *,
+    training: bool = True,
+    precision: torch.dtype = torch.float32,
+    **weights: Tensor,
+) -> str:
     tensors = weights or {"weight": torch.ones(3)}
-    return feature_key(tensors, lab.config, lab.train, training=training)
+    return feature_key(tensors, precision, lab.config, lab.train, training=training)
+
+
+def renumbered(lab: Lab) -> Lab:
+    images = replace(lab.train.images, ids=lab.train.images.ids + 1000)
+    return replace(lab, train=replace(lab.train, images=images))
 
 
 def test_the_key_is_that_of_what_decides_on_the_features(lab: Lab, tmp_path: Path) -> None:
@@ -142,6 +181,8 @@ def test_the_key_is_that_of_what_decides_on_the_features(lab: Lab, tmp_path: Pat
         key(lab.with_data(cached_views=7)),
         key(lab.with_data(augmentation=augmentation)),
         key(lab, training=False),
+        key(lab, precision=torch.bfloat16),
+        key(renumbered(lab)),
     ]
     assert len({same, *others}) == 1 + len(others)
     evaluation = key(lab, training=False)

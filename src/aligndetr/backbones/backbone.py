@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from aligndetr.backbones.folding import Folding, has_statistics
@@ -19,10 +20,10 @@ State = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class _Fixed:
-    """Weights with the norms folded in, and the state of the network that they were made from."""
+    """A network with the norms folded in, and the state of the one that it was made from."""
 
     made_from: State
-    weights: dict[str, Tensor]
+    network: nn.Module
 
 
 class Backbone(nn.Module):
@@ -75,44 +76,48 @@ class Backbone(nn.Module):
         """Return the maps, without norms of their own where these are fixed."""
         is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
         folding = self._usable_folding()
-        is_traced = torch.compiler.is_compiling()
-        if folding is not None and not (torch.is_grad_enabled() or is_traced):
+        if folding is not None and self._is_fixed:
+            network = self._fixed_network(folding, precision)
             with torch.autocast(pixels.device.type, enabled=False):
-                weights = self._fixed_weights(folding, precision)
-                pixels = pixels.bfloat16() if precision == torch.bfloat16 else pixels
-                return folding.run(pixels, weights, training=self.training)
+                return network(pixels.bfloat16() if precision == torch.bfloat16 else pixels)
+        self._fixed.clear()  # what is trained may change unseen: fused optimizers do not count
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
             if folding is None:
                 return self.network(pixels)
             weights = folding.weights(self.network)
             return folding.run(pixels, weights, training=self.training)
 
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether weights stay as they are for a while, so that folding them once pays."""
+        is_trained = self.training or torch.is_grad_enabled()
+        return not (is_trained or torch.compiler.is_compiling())
+
     def _usable_folding(self) -> Folding | None:
         """Return how norms are folded, if they can be: when their statistics do not change."""
         if not self._has_statistics or (self.training and not self._are_norms_fixed):
             return None
+        weight = next(self.network.parameters())
+        if weight.is_meta or isinstance(weight, FakeTensor):  # only shapes are asked for
+            return None
         if self._folding is None and not torch.compiler.is_compiling():  # a trial needs hooks
             self._folding = Folding(self.network)
-        return self._folding
+        return None if self._folding is None or self._folding.is_empty else self._folding
 
-    def _fixed_weights(self, folding: Folding, precision: torch.dtype) -> dict[str, Tensor]:
-        """Return the weights, in bf16 if that is asked for, made anew when the network's change."""
+    def _fixed_network(self, folding: Folding, precision: torch.dtype) -> nn.Module:
+        """Return a network of its own, in bf16 if that is asked for, made anew after changes."""
         state = self._state()
         fixed = self._fixed.get(precision)
         if fixed is None or fixed.made_from != state:
-            weights = folding.weights(self.network)
-            if precision == torch.bfloat16:
-                weights = {
-                    name: tensor.bfloat16() if tensor.is_floating_point() else tensor
-                    for name, tensor in weights.items()
-                }
-            fixed = self._fixed[precision] = _Fixed(state, weights)
-        return fixed.weights
+            network = folding.with_weights(folding.weights(self.network))
+            network = network.bfloat16() if precision == torch.bfloat16 else network
+            fixed = self._fixed[precision] = _Fixed(state, network)
+        return fixed.network
 
     def _state(self) -> State:
         """Return what changes with the weights: where they are, and torch's count of writes."""
         return tuple(
-            (tensor.data_ptr(), tensor._version)
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
             for part in self._parts
             for tensor in (*part._parameters.values(), *part._buffers.values())
             if tensor is not None

@@ -28,9 +28,29 @@ class Folding:
     """A network without the norms that directly follow a convolution; others stay as they are."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._pairs = _pairs(network)
+        """Find the norms by a small trial; where that is impossible, or wrong, none is folded."""
+        trial = _trial(network)
+        image = torch.randn(1, 3, TRIAL_SIZE, TRIAL_SIZE, generator=torch.Generator())
+        self._pairs: list[Pair] = []
+        try:
+            pairs, expected = _pairs(trial, image)
+        except (RuntimeError, ValueError, AssertionError):  # it takes no image of this size
+            pairs, expected = [], []
+        self._take(trial, pairs)
+        with torch.no_grad():
+            found = self.run(image, self.weights(trial), training=False) if pairs else []
+        if not all(map(_are_close, found, expected)):  # somebody else reads a convolution's result
+            self._take(trial, [])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no norm is folded."""
+        return not self._pairs
+
+    def _take(self, network: nn.Module, pairs: list[Pair]) -> None:
+        self._pairs = pairs
         self._skeleton = copy.deepcopy(network)
-        for pair in self._pairs:
+        for pair in pairs:
             norm = self._skeleton.get_submodule(pair.norm)
             self._skeleton.set_submodule(pair.norm, getattr(norm, "act", nn.Identity()))
             convolution = self._skeleton.get_submodule(pair.convolution)
@@ -56,8 +76,14 @@ class Folding:
         return tensors
 
     def run(self, pixels: Tensor, weights: dict[str, Tensor], *, training: bool) -> Any:
-        """Return what the network makes of pixels with these weights."""
+        """Return what the network makes of pixels with these weights; not from several threads."""
         return functional_call(self._skeleton.train(training), weights, (pixels,))
+
+    def with_weights(self, weights: dict[str, Tensor]) -> nn.Module:
+        """Return a network of its own that has these weights, in evaluation mode."""
+        network = copy.deepcopy(self._skeleton)
+        network.load_state_dict(weights, strict=False, assign=True)
+        return network.eval()
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -66,9 +92,21 @@ def has_statistics(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _pairs(network: nn.Module) -> list[Pair]:
-    """Return which norms follow a convolution, as a small trial shows."""
-    trial = copy.deepcopy(network).float().eval()  # its own: nothing happens to the network's
+def _trial(network: nn.Module) -> nn.Module:
+    """Return a copy whose norms all do something, to try out what becomes of them."""
+    trial = copy.deepcopy(network).float().cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in trial.modules():
+        if has_statistics(module):
+            mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
+            mean.normal_(0, 0.1, generator=generator)
+            variance.uniform_(0.5, 2, generator=generator)
+    return trial
+
+
+@torch.no_grad()
+def _pairs(trial: nn.Module, image: Tensor) -> tuple[list[Pair], list[Tensor]]:
+    """Return which norms follow a convolution, and the maps of the image."""
     names = {module: name for name, module in trial.named_modules()}
     makers: dict[int, str] = {}
     made: list[Tensor] = []  # kept, so that no other tensor takes their place in memory
@@ -79,14 +117,27 @@ def _pairs(network: nn.Module) -> list[Pair]:
         made.append(result)
 
     def note_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in makers:
+        if id(inputs[0]) in makers and _is_foldable(module):
             pairs.append(Pair(makers[id(inputs[0])], names[module]))
 
-    for module in trial.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note_result)
-        elif has_statistics(module):
-            module.register_forward_pre_hook(note_input)
-    parameter = next(trial.parameters())
-    trial(parameter.new_zeros(1, 3, TRIAL_SIZE, TRIAL_SIZE))
-    return pairs
+    hooks = [
+        module.register_forward_hook(note_result)
+        if isinstance(module, nn.Conv2d)
+        else module.register_forward_pre_hook(note_input)
+        for module in trial.modules()
+        if isinstance(module, nn.Conv2d) or has_statistics(module)
+    ]
+    maps = list(trial(image))
+    for hook in hooks:
+        hook.remove()
+    return pairs, maps
+
+
+def _is_foldable(norm: nn.Module) -> bool:
+    """Whether a norm is a scale and a shift, with at most an activation behind."""
+    has_scale = isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor)
+    return has_scale and isinstance(getattr(norm, "drop", None) or nn.Identity(), nn.Identity)
+
+
+def _are_close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= 1e-3 * expected.norm())

@@ -172,8 +172,8 @@ class Config(Settings):
     def _size_problems(self) -> Iterator[str]:
         if self.width % self.heads:
             yield (
-                f"heads: expected a divisor of width {self.width}, found {self.heads}; change one "
-                "of the two"
+                f"heads: expected a divisor of the width {self.width}, found {self.heads}; change "
+                "one of the two"
             )
         mixing = self.encoder.mixing if self.encoder.type == "dense" else None
         if mixing and max(mixing) >= self.encoder.layers:

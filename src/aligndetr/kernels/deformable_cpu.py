@@ -31,9 +31,6 @@ from aligndetr.kernels.threads import run
 SMALL = 16_384
 """Samples, of all queries and heads, below which a second thread costs more than it saves."""
 
-LARGE = 1 << 18
-"""Numbers from which on threads set them to zero together."""
-
 TASKS_PER_THREAD = 4
 """Of the forward pass, so that threads of uneven speed end together."""
 
@@ -90,9 +87,7 @@ def backward(
         )
     dtype = _working_dtype(value, locations, weights)
     rows, plan = _lay_out(value, Q, L * P, dtype)
-    grad_rows = torch.empty_like(rows, dtype=dtype)
-    parts = torch.get_num_threads() if rows.numel() > LARGE else 1
-    run(Tensor.zero_, grad_rows.view(-1).chunk(parts))
+    grad_rows = torch.zeros_like(rows, dtype=dtype)
     grad_locations = torch.empty(locations.shape, dtype=dtype)
     grad_weights = torch.empty(weights.shape, dtype=dtype)
     grad_output = _readable(grad_output, dtype)

@@ -125,9 +125,9 @@ class RowColumnEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.feedforward = feedforward
 
-    def forward(self, memory: Memory) -> Memory:
-        """Return the memory with its tokens renewed; its `position` is (B, S, 2, D)."""
-        read = read_map(self.attention, memory.tokens, memory.position, memory)
+    def forward(self, memory: Memory, position: Tensor) -> Memory:
+        """Return the memory with its tokens renewed; `position` (B, S, 2, D)."""
+        read = read_map(self.attention, memory.tokens, position, memory)
         tokens = self.norm(memory.tokens + self.dropout(read))
         return memory.with_tokens(by_rows(self.feedforward, tokens, widest=self.feedforward.hidden))
 
@@ -147,7 +147,7 @@ class RowColumnEncoder(nn.Module):
         """Return the encoded memory."""
         memory = replace(memory, position=self.axes(token_centres(memory)))
         for layer in self.layers:
-            memory = layer(memory)
+            memory = layer(memory, memory.position)
         return memory
 
 

@@ -116,4 +116,5 @@ class Caching:
     def _key(self, loader: DataLoader[Any], *, training: bool) -> str:
         annotations = cast(DetectionDataset, loader.dataset).annotations
         weights = self.model.backbone.state_dict()
-        return feature_key(weights, self.config, annotations, training=training)
+        precision = self.model.precision
+        return feature_key(weights, precision, self.config, annotations, training=training)

@@ -1,19 +1,24 @@
 """Cached features in files: for sets larger than memory, and for the next run on the same ones.
 
 Files are mapped, not read: the system keeps in memory what is used and the memory bears. A folder
-is named after all that decides on its features; it exists as soon as it is complete.
+is named after all that decides on its features; it exists as soon as it is complete. Until then,
+and for ever where a run had no time or room for all views, it is the run's own, named after its
+process, and goes with it.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -97,12 +102,11 @@ class ViewWriter:
         if len(self._views) % VIEWS_PER_FILE == 0:
             self._flush()
 
-    def finish(self) -> ViewFiles:
-        """Return what was written, ready for use."""
+    def finish(self, *, is_complete: bool) -> ViewFiles:
+        """Return what was written, ready for use; only what is complete is for other runs, too."""
         if self._tensors:
             self._flush()
-        _publish(self._partial, self._folder, self._views)
-        return ViewFiles(self._folder)
+        return ViewFiles(_publish(self._partial, self._folder, self._views, is_complete))
 
     def _flush(self) -> None:
         save_file(self._tensors, _file(self._partial, (len(self._views) - 1) // VIEWS_PER_FILE))
@@ -160,8 +164,7 @@ class BatchWriter:
 
     def finish(self) -> BatchFiles:
         """Return what was written, ready for use."""
-        _publish(self._partial, self._folder, self._batches)
-        return BatchFiles(self._folder)
+        return BatchFiles(_publish(self._partial, self._folder, self._batches, True))
 
 
 def is_complete(folder: Path) -> bool:
@@ -170,12 +173,18 @@ def is_complete(folder: Path) -> bool:
 
 
 def feature_key(
-    weights: Mapping[str, Tensor], config: AnyConfig, annotations: Annotations, *, training: bool
+    weights: Mapping[str, Tensor],
+    precision: torch.dtype,
+    config: AnyConfig,
+    annotations: Annotations,
+    *,
+    training: bool,
 ) -> str:
     """Return a name for the features of a split: a digest of all that decides on them.
 
-    That is the backbone's weights, how images reach it, which images there are (by path, size and
-    time of change), and in training their objects, the seed and the number of views.
+    That is the backbone's weights and precision, how images reach it, which images there are (by
+    id, path, size and time of change) and their objects, and in training the seed and the number of
+    views.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
@@ -184,13 +193,14 @@ def feature_key(
     data = config.data
     told: list[object] = [
         config.backbone.model_dump(exclude={"weights"}),
-        config.precision,
+        str(precision),
         data.augmentation.model_dump(),
         data.eval_batch_size,
     ]
     if training:
         told += [config.training.seed, data.cached_views, data.keep_empty]
     digest.update(json.dumps(told, default=str).encode())
+    digest.update(annotations.images.ids.tobytes())
     for index in range(len(annotations)):
         path = annotations.path(index)
         state = path.stat()
@@ -204,16 +214,30 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _publish(partial: Path, folder: Path, index: Sequence[object]) -> None:
+def _publish(partial: Path, folder: Path, index: Sequence[object], is_complete: bool) -> Path:
+    """Return where the files are from now on: another run may have been first."""
     (partial / INDEX).write_text(json.dumps(index))
-    partial.rename(folder)
+    if not is_complete:
+        return partial
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not (folder / INDEX).is_file():
+            raise
+        shutil.rmtree(partial)
+    return folder
 
 
 def _partial(folder: Path) -> Path:
-    """Return an empty folder to fill; what an interrupted run left there goes."""
-    partial = folder.with_name(folder.name + ".partial")
+    """Return an empty folder of this process, gone at its end; those of dead ones go now."""
+    for left in folder.parent.glob("*.partial"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    atexit.register(shutil.rmtree, partial, ignore_errors=True)
     return partial
 
 

@@ -109,7 +109,7 @@ def cache_training(
         is_late = deadline is not None and time.monotonic() > deadline
         if done >= wanted or (is_late and done >= images):
             break
-    return keeper.finish()
+    return keeper.finish(is_complete=done >= len(draws))
 
 
 def loader_of(features: Dataset[CachedView], loader: DataLoader[Any]) -> DataLoader[Any]:

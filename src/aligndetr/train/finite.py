@@ -70,6 +70,8 @@ class FiniteCheck:
             _check(numbers)
             return
         skips = (~numbers.values.isfinite().all()).float()
+        if torch.distributed.is_initialized():  # all processes skip, or none
+            torch.distributed.all_reduce(skips, torch.distributed.ReduceOp.MAX)
         self._optimizer.found_inf = skips  # pyright: ignore[reportAttributeAccessIssue]
         values = numbers.values.to("cpu", non_blocking=True)
         event = None

@@ -50,8 +50,8 @@ class ViewKeeper(Protocol):
         """Keep one more view of the image at `index`."""
         ...
 
-    def finish(self) -> Dataset[CachedView]:
-        """Return all views, by `Draw`."""
+    def finish(self, *, is_complete: bool) -> Dataset[CachedView]:
+        """Return all views, by `Draw`; fewer than asked for are of use to this run alone."""
         ...
 
 
@@ -78,8 +78,9 @@ class FeatureCache(Dataset[CachedView]):
         """Keep one more view of the image at `index`."""
         self._images.setdefault(index, []).append(view)
 
-    def finish(self) -> FeatureCache:
+    def finish(self, *, is_complete: bool) -> FeatureCache:
         """Return the cache itself."""
+        del is_complete
         return self
 
 
