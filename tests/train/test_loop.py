@@ -16,6 +16,7 @@ from aligndetr.train import loop
 from aligndetr.train.budget import Budget
 from aligndetr.train.finite import DivergenceError
 from aligndetr.train.state import load_state
+from aligndetr.types import ImageBatch
 from systems import CPU, small
 
 # `Lab` and `Clock` are those of conftest.py.
@@ -216,6 +217,7 @@ def test_a_step_reads_from_the_device_once(lab: Lab, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loop.Trainer, "_step", step)
     network, _ = build_model(small("align-dino-r50-4scale", num_classes=3), device=CPU)
+    network.features(ImageBatch(torch.zeros(1, 3, 32, 32), None, torch.tensor([[32, 32]])))
     lab.fit(Budget(steps=3), model=network)
     assert reads.count("cpu") == 3
     # The check of the step before reads its own numbers, which have arrived by then.
