@@ -205,7 +205,7 @@ def test_queries_of_training_change_nothing_for_the_main_ones(system: str):
 
 # Learning
 
-STEPS = 200
+STEPS = 266
 RATE = 1e-3
 
 
