@@ -30,7 +30,7 @@ from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.transforms import DetrAugmentation, LightAugmentation
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.types import Batch
-from tools.contestants import ours
+from tools.contestants import ours, training_step
 from tools.report import Row, against, run
 from tools.turns import Call, take_turns
 
@@ -120,7 +120,9 @@ def stacked(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[torch.Tensor, li
 def make_epoch(file: Path, whose: str) -> Call:
     """Return a call that loads an epoch."""
     is_ours = whose == "ours"
-    loader = our_loader(file, DetrAugmentation(), WORKERS) if is_ours else their_loader(file, 2)
+    loader = (
+        our_loader(file, DetrAugmentation(), WORKERS) if is_ours else their_loader(file, WORKERS)
+    )
 
     def call() -> None:
         for _ in loader:
@@ -148,11 +150,7 @@ def waiting_share(file: Path) -> tuple[float, float]:
                 waited += time.perf_counter() - asked
                 images += len(batch.image_ids)
                 started = started or asked
-            losses = config.criterion(network(batch.images, batch.targets), batch.targets)
-            torch.stack(list(losses.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
+            training_step(network, config, optimizer, batch.images, batch.targets)
     seconds = time.perf_counter() - started
     return waited / seconds, images / seconds
 

@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--repeats 3] [--json]
 
-Training steps of `align-dino-lite` with a frozen backbone's features at hand for nobody: the whole
-network runs. For every quantity the fitted order of growth: p in time ~ quantity^p, where 1 is
-linear. Two processes (gloo, one thread each) are compared with one process of one thread.
+Training steps of `align-dino-lite`, whose frozen backbone runs too. For every quantity the fitted
+order of growth: p in time ~ quantity^p, where 1 is linear. Two processes (gloo, one thread each)
+are compared with one process of one thread.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aligndetr.config.presets import get_detr
 from aligndetr.train.optimizer import build_optimizer
-from tools.contestants import image_batch, make_our_step, objects, ours
+from tools.contestants import image_batch, make_our_step, objects, ours, training_step
 from tools.report import Row, against, run
 from tools.turns import Outcome, take_turns
 
 MODEL = "align-dino-lite"
-SIZE, OBJECTS, BATCH, QUERIES = (256, 256), 20, 2, 300
+SIZE, OBJECTS, BATCH = (256, 256), 20, 2
 AREAS = (256, 384, 512, 768)
 STEPS = 12
 
@@ -128,11 +128,7 @@ def work(rank: int, count: int, port: int, queue: "Queue[float]") -> None:
         if step == 2:
             torch.distributed.barrier()
             start = time.perf_counter()
-        losses = config.criterion(parallel(images, targets), targets)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        training_step(parallel, config, optimizer, images, targets)
     torch.distributed.barrier()
     if rank == 0:
         queue.put(STEPS * 8 * count / (time.perf_counter() - start))

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from aligndetr.config.presets import get_detr
+from aligndetr.config.schema import Config
 from aligndetr.model.build import build_model
 from aligndetr.model.detector import DetectorModel
 from aligndetr.train.memory import keep_heap
 from aligndetr.train.optimizer import build_optimizer
-from aligndetr.types import DetectorOutput, ImageBatch, Targets
+from aligndetr.types import Features, ImageBatch, Targets
 from tools.turns import Call
 
 CPU = torch.device("cpu")
@@ -116,15 +118,33 @@ def make_our_step(
     torch.manual_seed(3)  # so that denoising draws the same in every precision
 
     def call() -> float:
-        output: DetectorOutput = network(images, targets)
-        loss = torch.stack(list(config.criterion(output, targets).values())).sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return training_step(network, config, optimizer, images, targets)
 
     return call
+
+
+def training_step(
+    network: nn.Module,
+    config: Config,
+    optimizer: Optimizer,
+    images: ImageBatch | Features,
+    targets: Targets,
+) -> float:
+    """Take a training step of one of our networks, plain or distributed, and return its loss."""
+    losses = config.criterion(network(images, targets), targets)
+    loss = torch.stack(list(losses.values())).sum()
+    return update(loss, list(network.parameters()), optimizer, config.training.clip_norm)
+
+
+def update(
+    loss: Tensor, weights: list[nn.Parameter], optimizer: Optimizer, clip_norm: float
+) -> float:
+    """Go backward, clip, change the weights, and return the loss."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
 
 
 def make_their_step(name: str, size: Size, count: int) -> Call:
@@ -137,10 +157,6 @@ def make_their_step(name: str, size: Size, count: int) -> Call:
 
     def call() -> float:
         loss = network(pixel_values=pixels, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return update(loss, weights, optimizer, CLIP_NORM)
 
     return call

@@ -59,10 +59,10 @@ class Recorder(TorchDispatchMode):
         return self._made[key]
 
 
-def products_of(call: Call) -> Call:
-    """Return a call that runs only the products of `call`."""
+def make_products(make: Callable[[], Call]) -> Call:
+    """Return a call that runs only the products of the call that `make` makes."""
     with Recorder() as recorder:
-        call()
+        make()()
 
     @torch.no_grad()
     def products() -> None:
@@ -70,8 +70,3 @@ def products_of(call: Call) -> Call:
             func(*args, **kwargs)
 
     return products
-
-
-def make_products(make: Callable[[], Call]) -> Call:
-    """Return the products of the call that `make` makes, which is then forgotten."""
-    return products_of(make())

@@ -355,7 +355,9 @@ def _float(builder: ir.IRBuilder, name: str, a: Emitted, b: Emitted) -> Emitted:
 def _alignment(vector: ir.VectorType) -> int:
     """Return the bytes of one lane: all the alignment that a row of an array promises."""
     lane = vector.element
-    return lane.width // 8 if isinstance(lane, ir.IntType) else 4 * (1 + (lane == ir.DoubleType()))
+    if isinstance(lane, ir.IntType):
+        return lane.width // 8
+    return 8 if isinstance(lane, ir.DoubleType) else 4
 
 
 def _lane_type(array: types.Array) -> types.Type:

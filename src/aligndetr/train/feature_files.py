@@ -106,7 +106,8 @@ class ViewWriter:
         """Return what was written, ready for use; only what is complete is for other runs, too."""
         if self._tensors:
             self._flush()
-        return ViewFiles(_publish(self._partial, self._folder, self._views, is_complete))
+        _write_index(self._partial, self._views)
+        return ViewFiles(_publish(self._partial, self._folder) if is_complete else self._partial)
 
     def _flush(self) -> None:
         save_file(self._tensors, _file(self._partial, (len(self._views) - 1) // VIEWS_PER_FILE))
@@ -164,7 +165,8 @@ class BatchWriter:
 
     def finish(self) -> BatchFiles:
         """Return what was written, ready for use."""
-        return BatchFiles(_publish(self._partial, self._folder, self._batches, True))
+        _write_index(self._partial, self._batches)
+        return BatchFiles(_publish(self._partial, self._folder))
 
 
 def is_complete(folder: Path) -> bool:
@@ -214,15 +216,16 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _publish(partial: Path, folder: Path, index: Sequence[object], is_complete: bool) -> Path:
-    """Return where the files are from now on: another run may have been first."""
-    (partial / INDEX).write_text(json.dumps(index))
-    if not is_complete:
-        return partial
+def _write_index(folder: Path, index: Sequence[object]) -> None:
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def _publish(partial: Path, folder: Path) -> Path:
+    """Give a finished folder its name and return that: another run may have been first."""
     try:
         partial.rename(folder)
     except OSError:
-        if not (folder / INDEX).is_file():
+        if not is_complete(folder):
             raise
         shutil.rmtree(partial)
     return folder
