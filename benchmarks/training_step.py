@@ -5,16 +5,19 @@
 Forward, matching, losses of all layers, backward, clipping and AdamW; one picture of noise, random
 weights, each contestant in a process of its own. Ours has denoising queries on top, and queries for
 k positives an object. The loss in bf16 is compared with that in fp32 at equal weights and draws.
+Then the throughput of the laptop's preset, which has no peer there.
 """
 
 import argparse
 from functools import partial
 
-from tools.contestants import PEERS, make_our_step, make_their_step
+from aligndetr.config.presets import get_detr
+from tools.contestants import PEERS, make_cached_step, make_our_step, make_their_step
 from tools.report import Row, against, run
 from tools.turns import take_turns
 
-DINO, DAB = "align-dino-r50-4scale", "dab-detr-r50"
+DINO, DAB, LITE = "align-dino-r50-4scale", "dab-detr-r50", "align-dino-lite"
+SMALL, BATCH, OBJECTS = (240, 320), 8, 12
 
 
 def steps(options: argparse.Namespace, model: str, precisions: tuple[str, ...]) -> list[Row]:
@@ -39,7 +42,31 @@ def steps(options: argparse.Namespace, model: str, precisions: tuple[str, ...]) 
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    return [*steps(options, DINO, ("fp32", "bf16")), *steps(options, DAB, ("fp32",))]
+    return [
+        *steps(options, DINO, ("fp32", "bf16")),
+        *steps(options, DAB, ("fp32",)),
+        *laptop(options),
+    ]
+
+
+def laptop(options: argparse.Namespace) -> list[Row]:
+    """Return the throughput of the laptop's preset, each measured by itself."""
+    trained = get_detr(LITE).backbone.model_copy(update={"freeze": 3})
+    steps = {
+        "cached features": partial(make_cached_step, LITE, SMALL, OBJECTS, BATCH),
+        "frozen backbone": partial(make_our_step, LITE, "auto", SMALL, OBJECTS, BATCH),
+        "three stages frozen": partial(
+            make_our_step, LITE, "auto", SMALL, OBJECTS, BATCH, backbone=trained
+        ),
+    }
+    rows: list[Row] = []
+    for name, make in steps.items():
+        found = take_turns(
+            {"ours": make}, repeats=4 * options.repeats, threads=options.threads, warm_up=4
+        )["ours"]
+        case = f"{LITE}, {BATCH} images of 240 x 320"
+        rows.append(Row(case, name, BATCH / found.seconds, "images/s"))
+    return rows
 
 
 if __name__ == "__main__":

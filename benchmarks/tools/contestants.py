@@ -123,6 +123,19 @@ def make_our_step(
     return call
 
 
+def make_cached_step(model: str, size: Size, count: int, batch: int) -> Call:
+    """Return the call of `make_our_step` on backbone maps that are computed already."""
+    config = get_detr(model)
+    network = ours(model, "auto").train()
+    optimizer = build_optimizer(network, config.training)
+    features, targets = network.features(image_batch(size, batch)), objects(count, batch)
+
+    def call() -> float:
+        return training_step(network, config, optimizer, features, targets)
+
+    return call
+
+
 def training_step(
     network: nn.Module,
     config: Config,
