@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aligndetr import runs
 from aligndetr.checkpoint import load_weights
 from aligndetr.config.codec import load_config
 from aligndetr.data.shapes import shapes_dataset
@@ -63,6 +64,28 @@ def test_an_interrupted_run_continues_to_the_same_weights(shapes: Path, tmp_path
     resume(halved)
     one, other = load_weights(whole / "last.safetensors"), load_weights(halved / "last.safetensors")
     assert all(torch.equal(one.state_dict[key], other.state_dict[key]) for key in one.state_dict)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(shapes: Path, tmp_path: Path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(runs, "resolve_precision", lambda *_: torch.bfloat16)
+    train(
+        model="align-dino-tiny",
+        data=shapes,
+        out=run,
+        epochs=1,
+        overrides=(*SMALL, "precision=auto"),
+    )
+    assert load_config(run / "config.yaml").precision == "auto"  # other machines decide anew
+
+    monkeypatch.setattr(runs, "resolve_precision", lambda *_: torch.float32)
+    used = []
+    monkeypatch.setattr(
+        runs, "build_model", lambda settings, **_: used.append(settings.precision) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        resume(run)
+    assert used == ["bf16"]
 
 
 @pytest.mark.parametrize("folder", ["nothing", "."])

@@ -7,12 +7,13 @@ A run folder holds `config.yaml` (fully resolved), `classes.json`, `metrics.json
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from aligndetr.checkpoint import (
@@ -38,6 +39,7 @@ from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import CheckpointError, ConfigError
 from aligndetr.model.build import build_model
+from aligndetr.precision import resolve_precision
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
 
@@ -45,7 +47,7 @@ COMMAND_SECONDS = 3.0
 """What a command takes besides: its interpreter's start before, and its end after the training."""
 
 ORIGIN_FILE = "origin.json"
-"""Below the state folder: where the data of a run are."""
+"""Below the state folder: where the data of a run are, and the arithmetic that it began in."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ def train(
     budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
     train_split, val_split = _open_splits(data)
     settings = settings.model_copy(update={"num_classes": len(train_split.classes)})
+    given, settings = settings, _with_precision(settings, target)
     torch.manual_seed(settings.training.seed)
     network, origin = build_model(
         settings, device=target, pretrained=None if start is None else False
     )
     say(origin if start is None else _transfer(network, start, train_split))
-    _make_run_folder(out, settings, train_split, data)
+    origins = {"data": str(data.resolve()), "precision": settings.precision}
+    _make_run_folder(out, given, train_split, origins)
     metrics = fit(
         network, settings, *_datasets(settings, train_split, val_split), out,
         budget=budget, started=started,
@@ -131,8 +135,12 @@ def resume(run: Path, *, device: str = "auto", started: float | None = None) -> 
             f"--resume: expected a run folder, found no {STATE_FOLDER}/{ORIGIN_FILE} in {run}; "
             "give the --out folder of a training that was interrupted"
         )
+    origins = json.loads(path.read_text())
     settings = load_config(run / CONFIG_FILE)
-    train_split, val_split = _open_splits(Path(json.loads(path.read_text())["data"]))
+    settings = settings.model_copy(
+        update={"precision": origins.get("precision", settings.precision)}
+    )
+    train_split, val_split = _open_splits(Path(origins["data"]))
     if train_split.classes != read_classes(run / CLASSES_FILE):
         raise CheckpointError(
             f"{run / CLASSES_FILE}: expected the classes of {train_split.annotation_file}, found "
@@ -180,6 +188,19 @@ def _with_training(config: AnyConfig, *, epochs: int | None, seed: int | None) -
     return override(config, given)
 
 
+def _with_precision(config: AnyConfig, device: torch.device) -> AnyConfig:
+    """Return the configuration with the arithmetic that `auto` means, the same in all processes.
+
+    It is measured, hence decided once for a run: a resumed one goes on in the same.
+    """
+    if config.precision != "auto":
+        return config
+    is_low = resolve_precision("auto", device) == torch.bfloat16
+    decided = broadcast_object_list(["bf16" if is_low else "fp32"])[0]
+    say(f"precision auto: {decided} on this {device.type}")
+    return config.model_copy(update={"precision": decided})
+
+
 def _budget(
     config: AnyConfig, *, epochs: int | None, steps: int | None, minutes: float | None
 ) -> Budget:
@@ -208,7 +229,9 @@ def _datasets(
     )
 
 
-def _make_run_folder(out: Path, config: AnyConfig, split: Annotations, data: Path) -> None:
+def _make_run_folder(
+    out: Path, config: AnyConfig, split: Annotations, origins: Mapping[str, str]
+) -> None:
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             return
@@ -223,7 +246,7 @@ def _make_run_folder(out: Path, config: AnyConfig, split: Annotations, data: Pat
             )
         write_text(out / CONFIG_FILE, dump_config(config))
         write_classes(out / CLASSES_FILE, split.classes)
-        write_json(out / STATE_FOLDER / ORIGIN_FILE, {"data": str(data.resolve())})
+        write_json(out / STATE_FOLDER / ORIGIN_FILE, origins)
 
 
 def _transfer(network: nn.Module, start: Checkpoint, split: Annotations) -> str:
