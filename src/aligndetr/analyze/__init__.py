@@ -1,0 +1,1 @@
+"""Seeing misalignment: its measures, and the report that shows them."""

@@ -1,0 +1,89 @@
+"""The page: template, style sheet and script around the sections, all in one file."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from aligndetr import __version__
+from aligndetr.analyze.headline import finding, headlines
+from aligndetr.analyze.history import History
+from aligndetr.analyze.markup import NOTHING, Markup, join, tag
+from aligndetr.analyze.record import AnalysisRecord
+from aligndetr.analyze.sections import Section, analysis_sections, definitions, summary
+from aligndetr.analyze.training import training_sections
+from aligndetr.analyze.words import count
+
+ASSETS = files("aligndetr.analyze") / "assets"
+
+
+def page(
+    record: AnalysisRecord,
+    *,
+    images: Path | None = None,
+    other: AnalysisRecord | None = None,
+    history: History | None = None,
+) -> str:
+    """Return the whole report as one HTML document."""
+    sections = analysis_sections(record, other, images)
+    if history is not None:
+        sections += training_sections(history)
+    return Template(_asset("report.html")).substitute(
+        title=join([f"{record.title}: {finding(record, other)}"]),
+        summary=join([summary(record)]),
+        style=_asset("report.css"),
+        script=_asset("report.js"),
+        about=_about(record, other),
+        finding=join([finding(record, other)]),
+        headlines=headlines(record, other),
+        links=join(tag("a", {"href": f"#{one.anchor}"}, one.name) for one in sections),
+        sections=_written(sections),
+        definitions=definitions(record),
+        version=join([__version__]),
+    )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _about(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup:
+    """Return whose numbers these are."""
+    if other is None:
+        return tag("p", {"class": "about"}, tag("b", {}, record.title), *_measured(record))
+    return join(
+        tag(
+            "p",
+            {"class": "about"},
+            tag("span", {"class": f"mark {letter.lower()}"}, letter),
+            " ",
+            tag("b", {}, one.title),
+            *_measured(one),
+        )
+        for letter, one in (("A", record), ("B", other))
+    )
+
+
+def _measured(record: AnalysisRecord) -> list[Markup]:
+    parts = [
+        " ".join(part for part in (record.data, record.split) if part),
+        f"{count(record.images)} images" if record.images is not None else "",
+        f"{count(record.objects)} objects" if record.objects is not None else "",
+    ]
+    return [tag("span", {}, part) for part in parts if part]
+
+
+def _written(sections: Sequence[Section]) -> Markup:
+    return (
+        join(
+            tag(
+                "section",
+                {"id": one.anchor, "class": "part"},
+                tag("div", {"class": "words"}, tag("h2", {}, one.heading), tag("p", {}, one.words)),
+                tag("div", {"class": "shown"}, one.body),
+            )
+            for one in sections
+        )
+        or tag("p", {"class": "note"}, "There is nothing to show yet.")
+        or NOTHING
+    )

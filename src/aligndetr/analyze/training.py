@@ -1,0 +1,131 @@
+"""The sections of the report about a training: metrics, losses, learning rate, pictures."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from aligndetr.analyze import charts_training as charts
+from aligndetr.analyze.gallery import thumbnail
+from aligndetr.analyze.history import History, Picture
+from aligndetr.analyze.markup import NOTHING, Markup, join, tag
+from aligndetr.analyze.sections import Section, figure, numbers, row
+from aligndetr.analyze.tables import Cell, table
+from aligndetr.analyze.words import count, decimal, percent, points
+from aligndetr.data.images import UNREADABLE, to_rgb
+
+MOST_PICTURES = 8
+PICTURE_SIDE = 720
+COLUMNS = (
+    ("AP", points),
+    ("AP50", points),
+    ("AP75", points),
+    ("AR100", points),
+    ("br_recall_1", percent),
+    ("pearson", decimal),
+)
+HEADS = {"br_recall_1": "BR recall", "pearson": "Pearson"}
+
+
+def training_sections(history: History) -> list[Section]:
+    """Return the sections that the run has data for."""
+    sections = [_metrics(history), _losses(history), _pictures(history.pictures)]
+    return [section for section in sections if section is not None]
+
+
+def _metrics(history: History) -> Section | None:
+    shown = [
+        figure(chart, "")
+        for chart in (charts.precision_over_time(history), charts.alignment_over_time(history))
+        if chart is not None
+    ]
+    if not shown:
+        return None
+    words = "Measured on the validation images on the way; the best weights were kept."
+    body = Markup(row(*shown) + numbers(_evaluation_table(history)))
+    return Section("training", "Training", "The training", words, body)
+
+
+def _losses(history: History) -> Section | None:
+    grouped = charts.panels(history)
+    shown = {
+        key: figure(chart, "")
+        for key, terms in grouped.items()
+        if (chart := charts.loss_chart(history, *key, terms)) is not None
+    }
+    total = [
+        figure(chart, "")
+        for name, label in (("loss", "sum of all losses"), ("learning_rate", "learning rate"))
+        if (chart := charts.total_chart(history, name, label)) is not None
+    ]
+    if not shown and not total:
+        return None
+    has_main = any(group == "main" for group, _ in shown)
+    main = [chart for (group, _), chart in shown.items() if group == "main" or not has_main]
+    extra = [chart for (group, _), chart in shown.items() if group != "main" and has_main]
+    words = (
+        "Each line is a decoder layer, the last one darkest; what the encoder proposes is dashed. "
+        "A loss that falls with depth says that the layers refine. Points are means of some steps."
+    )
+    body = join((row(*total), row(*main), _folded("Groups that only training has", extra)))
+    return Section("losses", "Losses", "Losses by layer", words, body)
+
+
+def _folded(name: str, figures: Sequence[Markup]) -> Markup:
+    return tag("details", {}, tag("summary", {}, name), row(*figures)) if figures else NOTHING
+
+
+def _evaluation_table(history: History) -> Markup:
+    columns = [
+        (name, written)
+        for name, written in COLUMNS
+        if any(name in moment.values for moment in history.evaluations)
+    ]
+    rows = [
+        [
+            Cell(count(moment.step), float(moment.step)),
+            Cell(count(moment.epoch), float(moment.epoch)),
+            *(
+                Cell(written(value := moment.values.get(name)), "" if value is None else value)
+                for name, written in columns
+            ),
+        ]
+        for moment in history.evaluations
+    ]
+    heads = ["step", "epoch", *(HEADS.get(name, name) for name, _ in columns)]
+    return table("Evaluations", heads, rows)
+
+
+def _pictures(pictures: Sequence[Picture]) -> Section | None:
+    shown = [(picture, uri) for picture in _some(pictures) if (uri := _uri(picture)) is not None]
+    if not shown:
+        return None
+    cards = [
+        tag(
+            "figure",
+            {"class": "step"},
+            tag(
+                "img", {"src": uri, "alt": f"Predictions at step {picture.step}", "loading": "lazy"}
+            ),
+            tag("figcaption", {}, f"Step {count(picture.step)}"),
+        )
+        for picture, uri in shown
+    ]
+    words = "What the weights of some steps found in the same images."
+    body = tag("div", {"class": "steps"}, *cards)
+    return Section("steps", "Pictures", "Predictions on the way", words, body)
+
+
+def _some(pictures: Sequence[Picture]) -> list[Picture]:
+    """Return at most so many pictures, evenly spaced, with the first and the last."""
+    if len(pictures) <= MOST_PICTURES:
+        return list(pictures)
+    last = len(pictures) - 1
+    return [pictures[round(n * last / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
+
+
+def _uri(picture: Picture) -> str | None:
+    try:
+        with Image.open(picture.path) as opened:
+            return thumbnail(to_rgb(opened), PICTURE_SIDE)
+    except UNREADABLE:
+        return None
