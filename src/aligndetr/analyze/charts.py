@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from aligndetr.analyze.markup import NOTHING, Markup, join, tag
+from aligndetr.analyze.markup import NOTHING, Attribute, Markup, join, tag
 from aligndetr.analyze.plot import Axis, Plot, text, unit_axis
 from aligndetr.analyze.record import AnalysisRecord, ByTop, Density, Histogram, Interval
 from aligndetr.analyze.words import count, decimal, percent, points
@@ -107,7 +107,9 @@ def order_chart(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup 
     ticks = [(n / 5, f"{20 * n}") for n in range(6)]
     size = len(rows)
     lanes = Axis(size, 0, [(n + 0.5, row[0]) for n, row in enumerate(rows)])
-    plot = Plot(Axis(0, 1, ticks, "AP"), lanes, height=62 + 34 * size, left=54, right=26, top=8)
+    plot = Plot(
+        Axis(0, 1, ticks, "AP"), lanes, height=62 + 34 * size, left=54, right=26, top=8, rules="x"
+    )
     return plot.svg(
         "AP as ranked, and in the best order",
         "; ".join(f"{name}: {points(ap)}, {points(best)}" for name, ap, best, _ in rows),
@@ -117,20 +119,19 @@ def order_chart(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup 
 
 def whisker(value: float | None, interval: Interval, low: float = 0.0) -> Markup:
     """Return a number and its interval on the line from `low` to 1, as a small picture."""
-    width, y = 160.0, 7.0
-    axis = Axis(low, 1.0, ())
+    axis, y = Axis(low, 1.0, ()), 7.0
+    start, length = 2.0, 156.0
     marks: list[Markup] = []
     if interval is not None:
-        start, end = (4 + axis.share(edge) * (width - 8) for edge in interval)
-        path = f"M{start:.1f} {y:g}H{max(end, start + 1):.1f}"
-        marks.append(tag("path", {"class": "whisker", "d": path}))
+        left, right = (start + axis.share(end) * length for end in interval)
+        place: dict[str, Attribute] = {"x": left, "width": max(right - left, 1.0)}
+        marks.append(tag("rect", {"class": "whisker", **place, "y": y - 5, "height": 10}))
     if value is not None:
-        x = 4 + axis.share(value) * (width - 8)
-        marks.append(tag("circle", {"class": "dot a", "cx": x, "cy": y, "r": 4.5}))
-    ground = tag(
-        "path", {"class": "grid", "d": f"M4 {y:g}H{width - 4:g}M4 3V11M{width - 4:g} 3V11"}
-    )
-    attributes = {"class": "whisker-chart", "viewBox": f"0 0 {width:g} 14", "aria-hidden": "true"}
+        x = start + axis.share(value) * length
+        marks.append(tag("path", {"class": "needle", "d": f"M{x:.1f} {y - 6:g}V{y + 6:g}"}))
+    ends = f"M{start:g} {y:g}h{length:g}M{start:g} {y - 4:g}v8M{start + length:g} {y - 4:g}v8"
+    ground = tag("path", {"class": "axis", "d": ends})
+    attributes = {"class": "whisker-chart", "viewBox": "0 0 160 14", "aria-hidden": "true"}
     return tag("svg", attributes, ground, *marks)
 
 
@@ -183,7 +184,7 @@ def _bin_titles(
         plot.bar(
             (low, 0),
             (high, plot.y.high),
-            "pane",
+            "bin",
             f"IoU {low:.2f} to {high:.2f}: best-regressed {percent(best[n] if best else None)}, "
             f"most confident {percent(confident[n] if confident else None)}",
         )

@@ -41,7 +41,7 @@ def error_chart(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup 
     axis = round_axis(max(100 * max(values), 1.0), "AP50 gained when only this is mended")
     lanes = Axis(len(kinds), 0, [(n + 0.5, error_name(kind)) for n, kind in enumerate(kinds)])
     height = 48 + len(kinds) * (26 if other is None else 34)
-    plot = Plot(axis, lanes, height=height, left=122, right=38, top=4)
+    plot = Plot(axis, lanes, height=height, left=122, right=38, top=4, rules="x")
     return plot.svg(
         "AP50 lost to each type of error",
         ", ".join(f"{error_name(kind)} {points(record.errors.get(kind))}" for kind in kinds),
@@ -139,6 +139,7 @@ def confusion_chart(confusion: Confusion) -> Markup | None:
         *(_confusion_names(name, n, room, size) for n, name in enumerate(names)),
         *cells,
         style=attributes,
+        scale=1.15 if shows_numbers else 1.0,
     )
 
 
@@ -265,8 +266,8 @@ def _confusion_cell(
     }
     if size < 20:
         return tag("rect", square, tag("title", {}, title))
-    ink = "cell-number dark" if level >= 4 else "cell-number"
-    label = text(at[0] + size / 2 - 0.5, at[1] + size / 2 + 4, count(number), ink)
+    at_middle = (at[0] + size / 2 - 0.5, at[1] + size / 2 + 4)
+    label = text(*at_middle, count(number), f"cell-number on-{level}")
     return tag("g", {}, tag("rect", square), label, tag("title", {}, title))
 
 

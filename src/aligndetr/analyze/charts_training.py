@@ -12,8 +12,10 @@ MOST_POINTS = 160
 """Points of a line; of longer series the means of runs are drawn."""
 LAYER_STYLES = 6
 """Shades in which the layers of a decoder are drawn, from first to last."""
-AVERAGE_PRECISIONS = (("AP50", "AP50", "b"), ("AP75", "AP75", "hc"), ("AP", "AP", "a"))
+AVERAGE_PRECISIONS = (("AP50", "AP50", "near"), ("AP75", "AP75", "iou"), ("AP", "AP", "a"))
 ALIGNMENTS = (("br_recall_1", "BR recall", "br"), ("pearson", "Pearson", "hc"))
+
+KIND_NAMES = {"class": "class loss", "l1": "L1 loss of boxes", "giou": "GIoU loss of boxes"}
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ def loss_chart(history: History, group: str, kind: str, terms: Sequence[Term]) -
     deepest = max([term.layer for term, _ in known if term.layer is not None], default=0)
     heights = sorted(y for _, series in known for _, y in series)
     top = heights[min(len(heights) - 1, int(0.99 * len(heights)))]  # not a first spike
-    title = f"{group}: {kind}".lstrip(": ")
+    title = KIND_NAMES.get(kind, f"{kind} loss")
+    title = title if group in ("main", "") else f"{group}: {title}"
     plot = Plot(_time_axis(history), round_axis(max(top, 1e-3), title), height=210, right=68)
     clipped = [(term, [(x, min(y, plot.y.high)) for x, y in series]) for term, series in known]
     ends = [
         (series[-1][1], _layer_name(term), _layer_style(term, deepest)) for term, series in clipped
     ]
     return plot.svg(
-        f"Loss {title}",
+        title,
         ", ".join(f"{_layer_name(term)} at the end {series[-1][1]:.3g}" for term, series in known),
         *(
             plot.line(series, _layer_style(term, deepest), f"{title}, {_layer_name(term)}")

@@ -43,13 +43,23 @@ def gallery(worst: tuple[Misaligned, ...], images: Path | None) -> Markup:
     return Markup(_note(missing, len(shown), images) + tag("div", {"class": "gallery"}, *cards))
 
 
-def thumbnail(picture: Image.Image, side: int) -> str:
-    """Return a picture as JPEG data URI, its longer side at most `side` pixels."""
+@dataclass(frozen=True)
+class Thumbnail:
+    """A JPEG as data URI, and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def thumbnail(picture: Image.Image, side: int) -> Thumbnail:
+    """Return a picture as JPEG, its longer side at most `side` pixels."""
     small = picture.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    uri = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return Thumbnail(uri, *small.size)
 
 
 def window(boxes: list[Box]) -> Box:
@@ -87,7 +97,7 @@ def _crop(one: Misaligned, images: Path | None) -> Crop | None:
     if ends[0] >= ends[2] or ends[1] >= ends[3]:
         return None
     place = (float(ends[0]), float(ends[1]), float(ends[2] - ends[0]), float(ends[3] - ends[1]))
-    return Crop(place, thumbnail(picture.crop(ends), THUMBNAIL))
+    return Crop(place, thumbnail(picture.crop(ends), THUMBNAIL).uri)
 
 
 def _note(missing: int, total: int, images: Path | None) -> Markup:

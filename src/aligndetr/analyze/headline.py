@@ -6,6 +6,7 @@ from aligndetr.analyze.charts import whisker
 from aligndetr.analyze.markup import NOTHING, Markup, tag
 from aligndetr.analyze.record import AnalysisRecord, Interval
 from aligndetr.analyze.words import (
+    CONFIDENCE,
     Format,
     between,
     count,
@@ -90,7 +91,7 @@ def _four(record: AnalysisRecord, other: AnalysisRecord | None) -> tuple[Headlin
             NOT_MEASURED
             if recall is None
             else f"{objects}, {percent(recall)} keep their best box among the N most confident of "
-            "their image, N being its objects.",
+            "their image, where N is how many objects it has.",
             None if other is None else other.br_recall.get("1"),
             differences.br_recall,
         ),
@@ -128,13 +129,13 @@ def _pearson_words(value: float | None) -> str:
 
 def _stat(one: Headline, other: AnalysisRecord | None) -> Markup:
     interval = between(one.interval, one.written)
-    note = tag("span", {"class": "interval"}, f"95 %: {interval}") if interval else NOTHING
     return tag(
         "section",
         {"class": "stat"},
         tag("h2", {}, one.name),
-        tag("p", {"class": "number"}, tag("strong", {}, one.written(one.value)), " ", note),
+        tag("p", {"class": "number"}, one.written(one.value)),
         whisker(one.value, one.interval, one.low),
+        tag("p", {"class": "interval"}, f"{CONFIDENCE}: {interval}") if interval else NOTHING,
         NOTHING if other is None else _against(one),
         tag("p", {"class": "meaning"}, one.meaning),
     )
@@ -147,7 +148,7 @@ def _against(one: Headline) -> Markup:
     else:
         is_clear = one.difference[0] > 0 or one.difference[1] < 0
         verdict = "a clear difference" if is_clear else "could be chance"
-        doubt = f"95 %: {between(one.difference, signed(one.written))}, {verdict}"
+        doubt = f"{CONFIDENCE}: {between(one.difference, signed(one.written))}, {verdict}"
     return tag(
         "p",
         {"class": "against"},

@@ -78,7 +78,7 @@ def _written(sections: Sequence[Section]) -> Markup:
         join(
             tag(
                 "section",
-                {"id": one.anchor, "class": "part"},
+                {"id": one.anchor, "class": "part broad" if one.is_broad else "part"},
                 tag("div", {"class": "words"}, tag("h2", {}, one.heading), tag("p", {}, one.words)),
                 tag("div", {"class": "shown"}, one.body),
             )

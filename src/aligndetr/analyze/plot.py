@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from aligndetr.analyze.markup import NOTHING, Attribute, Markup, join, tag
 
@@ -61,6 +62,8 @@ class Plot:
     right: float = 12.0
     top: float = 26.0
     bottom: float = 40.0
+    rules: Literal["x", "y"] = "y"
+    """The axis at whose ticks there are lines across."""
 
     def px(self, value: float) -> float:
         """Return the horizontal place of a value."""
@@ -124,31 +127,40 @@ class Plot:
 
     def _frame(self) -> Markup:
         base, end = self.height - self.bottom, self.width - self.right
-        rows = [
-            join((_rule(self.left, self.py(v), end, self.py(v)), self._y_text(v, label)))
-            for v, label in self.y.ticks
-        ]
+        places = [(self.left, self.py(v), end, self.py(v)) for v, _ in self.y.ticks]
+        if self.rules == "x":
+            places = [(self.px(v), self.top, self.px(v), base) for v, _ in self.x.ticks]
+        lines = [_rule(*place) for place in places]
+        rows = [text(self.left - 6, self.py(v) + 4, label, "tick end") for v, label in self.y.ticks]
         columns = [text(self.px(v), base + 16, label, "tick middle") for v, label in self.x.ticks]
         axis = tag("path", {"class": "axis", "d": f"M{self.left:.1f} {base:.1f}H{end:.1f}"})
         names = (
             text(0, 11, self.y.label, "label"),
             text((self.left + end) / 2, self.height - 6, self.x.label, "label middle"),
         )
-        return tag("g", {"class": "frame"}, *rows, *columns, axis, *names)
-
-    def _y_text(self, value: float, label: str) -> Markup:
-        return text(self.left - 6, self.py(value) + 4, label, "tick end")
+        return tag("g", {"class": "frame"}, *lines, *rows, *columns, axis, *names)
 
 
 def drawing(
-    width: float, height: float, title: str, description: str, *marks: str, style: str = "chart"
+    width: float,
+    height: float,
+    title: str,
+    description: str,
+    *marks: str,
+    style: str = "chart",
+    scale: float | None = None,
 ) -> Markup:
-    """Return an SVG that screen readers announce by its title and description."""
+    """Return an SVG that screen readers announce by its title and description.
+
+    It is as wide as its place, or of a fixed scale.
+    """
     return tag(
         "svg",
         {
             "class": style,
             "viewBox": f"0 0 {width:g} {height:g}",
+            "width": None if scale is None else scale * width,
+            "height": None if scale is None else scale * height,
             "role": "img",
             "aria-label": f"{title}. {description}",
         },

@@ -8,7 +8,7 @@ from aligndetr.analyze import charts, charts_errors, tables
 from aligndetr.analyze.gallery import MOST_SHOWN, gallery
 from aligndetr.analyze.markup import NOTHING, Markup, join, tag
 from aligndetr.analyze.record import AnalysisRecord
-from aligndetr.analyze.words import between, count, decimal, percent, points
+from aligndetr.analyze.words import CONFIDENCE, between, count, decimal, percent, points
 
 THRESHOLDS = ("0.5", "0.75")
 ENOUGH_TO_CHOOSE = 2
@@ -17,13 +17,17 @@ ENOUGH_TO_CHOOSE = 2
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `anchor` is its place in links, `name` what the links say."""
+    """A part of the page; `anchor` is its place in links, `name` what the links say.
+
+    A broad one has its words above what it shows, others beside where there is room.
+    """
 
     anchor: str
     name: str
     heading: str
     words: str
     body: Markup
+    is_broad: bool = False
 
 
 def analysis_sections(
@@ -79,7 +83,7 @@ def _recall(record: AnalysisRecord, other: AnalysisRecord | None) -> Section | N
         "as many, and so on. Where several boxes are almost equally good this count is harsh, so "
         "a box that comes within a small IoU of the best counts in the paler lines."
     )
-    caption = "Bands are 95 % intervals." if record.intervals.br_recall else ""
+    caption = f"Bands are {CONFIDENCE} intervals." if record.intervals.br_recall else ""
     body = row(figure(chart, caption, *_letters(other))) + numbers(
         tables.recall_table(record, other)
     )
@@ -163,9 +167,11 @@ def _slices(record: AnalysisRecord, other: AnalysisRecord | None) -> Section | N
     )
     words = (
         "The cost is what AP would gain in the best order; BR recall is at N. Second lines are "
-        "95 % intervals. A click on a heading sorts."
+        f"{CONFIDENCE} intervals. A click on a heading sorts."
     )
-    return Section("classes", "Classes", "By size and by class", words, body) if body else None
+    if not body:
+        return None
+    return Section("classes", "Classes", "By size and by class", words, body, is_broad=True)
 
 
 def _precision(record: AnalysisRecord, other: AnalysisRecord | None) -> Section | None:
@@ -195,10 +201,11 @@ def _confusion(record: AnalysisRecord, other: AnalysisRecord | None) -> Section 
                 "role": "region",
                 "aria-label": f"Confusion matrix {letter}".strip(),
             }
+            shown = (tag("div", frame, chart), tables.confusion_table(one.confusion))
+            is_broad = len(one.confusion.classes) > charts_errors.MOST_NUMBERS
             parts += [
                 tag("h3", {}, f"{letter} {one.title}") if letter else NOTHING,
-                tag("div", frame, chart),
-                tables.confusion_table(one.confusion),
+                join(shown) if is_broad else tag("div", {"class": "beside"}, *shown),
             ]
     if not parts:
         return None
@@ -209,7 +216,8 @@ def _confusion(record: AnalysisRecord, other: AnalysisRecord | None) -> Section 
         "holds missed objects, the last row predictions where nothing is. Shades are shares of "
         "a row."
     )
-    return Section("confusion", "Confusion", "What is taken for what", words, join(parts))
+    is_broad = len(record.confusion.classes) > charts_errors.MOST_NUMBERS
+    return Section("confusion", "Confusion", "What is taken for what", words, join(parts), is_broad)
 
 
 def _calibration(record: AnalysisRecord, other: AnalysisRecord | None) -> Section | None:
@@ -220,9 +228,9 @@ def _calibration(record: AnalysisRecord, other: AnalysisRecord | None) -> Sectio
         return None
     errors = [f"{a} {decimal(one.calibration.ece)}" for a, one in _lettered(record, other)]
     words = (
-        "Of predictions with a confidence of 0.8, 80 % should be right (IoU 0.50 or more with an "
-        "object of their class): on the diagonal. Above it the detector is too modest, below it "
-        f"too sure. Expected calibration error: {', '.join(errors).strip()}."
+        "Of predictions with a confidence of 0.8, eight in ten should be right (IoU 0.50 or more "
+        "with an object of their class): on the diagonal. Above it the detector is too modest, "
+        f"below it too sure. Expected calibration error: {', '.join(errors).strip()}."
     )
     names = [("a", "A, right" if other else "right"), *([("b", "B, right")] if other else [])]
     legend = (*names, ("iou", "A, mean IoU" if other else "mean IoU"))
@@ -243,7 +251,9 @@ def _worst(record: AnalysisRecord, images: Path | None) -> Section | None:
         "right the best one that it made and ranked low. The dashed box is the object."
     )
     body = gallery(record.worst, images)
-    return Section("gallery", "Gallery", "Good boxes that were not trusted", words, body)
+    return Section(
+        "gallery", "Gallery", "Good boxes that were not trusted", words, body, is_broad=True
+    )
 
 
 def _lettered(
@@ -303,7 +313,7 @@ def definitions(record: AnalysisRecord) -> Markup:
         ),
         ("Best order", "the same boxes, ranked by their true IoU"),
         ("Pearson", "correlation of confidence and IoU over Hungarian-matched pairs"),
-        ("Intervals", "95 %, by bootstrap over images"),
+        ("Intervals", f"{CONFIDENCE}, by bootstrap over images"),
         *([("Measured on", measured)] if measured else []),
     ]
     return tables.definitions(rows)

@@ -70,7 +70,11 @@ def table(
     """Return a table in a frame that scrolls when it is too wide or long; column 1 names rows."""
     if not rows:
         return NOTHING
-    head = tag("tr", {}, *(tag("th", {"scope": "col"}, name) for name in heads))
+    styles = ["text" if cell.order is None else None for cell in rows[0]]
+    titles = [
+        tag("th", {"scope": "col", "class": style}, name)
+        for name, style in zip(heads, styles, strict=True)
+    ]
     body = [
         tag("tr", {}, *(_cell(cell, is_first=not n) for n, cell in enumerate(row))) for row in rows
     ]
@@ -78,7 +82,7 @@ def table(
         "table",
         {"class": style},
         tag("caption", {}, caption),
-        tag("thead", {}, head),
+        tag("thead", {}, tag("tr", {}, *titles)),
         tag("tbody", {}, *body),
     )
     frame = {
@@ -214,11 +218,13 @@ def confusion_table(confusion: Confusion) -> Markup:
 
 def _cell(cell: Cell, *, is_first: bool) -> Markup:
     note = tag("small", {}, cell.note) if cell.note else NOTHING
-    order = cell.text if cell.order is None else cell.order
-    attributes = {"data-order": order if isinstance(order, str) else f"{order:.6g}"}
-    if is_first:
-        return tag("th", {"scope": "row", **attributes}, cell.text, note)
-    return tag("td", attributes, cell.text, note)
+    order = f"{cell.order:.6g}" if isinstance(cell.order, float | int) else cell.order
+    about = {
+        "scope": "row" if is_first else None,
+        "class": "text" if cell.order is None else None,
+        "data-order": cell.text if order is None else order,
+    }
+    return tag("th" if is_first else "td", about, cell.text, note)
 
 
 def _name(one: Slice) -> Cell:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from PIL import Image
 
 from aligndetr.analyze import charts_training as charts
-from aligndetr.analyze.gallery import thumbnail
+from aligndetr.analyze.gallery import Thumbnail, thumbnail
 from aligndetr.analyze.history import History, Picture
-from aligndetr.analyze.markup import NOTHING, Markup, join, tag
+from aligndetr.analyze.markup import NOTHING, Attribute, Markup, join, tag
 from aligndetr.analyze.sections import Section, figure, numbers, row
 from aligndetr.analyze.tables import Cell, table
 from aligndetr.analyze.words import count, decimal, percent, points
@@ -66,8 +66,8 @@ def _losses(history: History) -> Section | None:
         "Each line is a decoder layer, the last one darkest; what the encoder proposes is dashed. "
         "A loss that falls with depth says that the layers refine. Points are means of some steps."
     )
-    body = join((row(*total), row(*main), _folded("Groups that only training has", extra)))
-    return Section("losses", "Losses", "Losses by layer", words, body)
+    body = join((row(*main), row(*total), _folded("Groups that only training has", extra)))
+    return Section("losses", "Losses", "Losses by layer", words, body, is_broad=True)
 
 
 def _folded(name: str, figures: Sequence[Markup]) -> Markup:
@@ -96,23 +96,30 @@ def _evaluation_table(history: History) -> Markup:
 
 
 def _pictures(pictures: Sequence[Picture]) -> Section | None:
-    shown = [(picture, uri) for picture in _some(pictures) if (uri := _uri(picture)) is not None]
+    shown = [
+        (picture, small)
+        for picture in _some(pictures)
+        if (small := _thumbnail(picture)) is not None
+    ]
     if not shown:
         return None
     cards = [
         tag(
             "figure",
             {"class": "step"},
-            tag(
-                "img", {"src": uri, "alt": f"Predictions at step {picture.step}", "loading": "lazy"}
-            ),
+            _image(small, f"Predictions at step {picture.step}"),
             tag("figcaption", {}, f"Step {count(picture.step)}"),
         )
-        for picture, uri in shown
+        for picture, small in shown
     ]
     words = "What the weights of some steps found in the same images."
     body = tag("div", {"class": "steps"}, *cards)
     return Section("steps", "Pictures", "Predictions on the way", words, body)
+
+
+def _image(small: Thumbnail, alt: str) -> Markup:
+    size: dict[str, Attribute] = {"width": small.width, "height": small.height}
+    return tag("img", {"src": small.uri, "alt": alt, "loading": "lazy", **size})
 
 
 def _some(pictures: Sequence[Picture]) -> list[Picture]:
@@ -123,7 +130,7 @@ def _some(pictures: Sequence[Picture]) -> list[Picture]:
     return [pictures[round(n * last / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
 
 
-def _uri(picture: Picture) -> str | None:
+def _thumbnail(picture: Picture) -> Thumbnail | None:
     try:
         with Image.open(picture.path) as opened:
             return thumbnail(to_rgb(opened), PICTURE_SIDE)

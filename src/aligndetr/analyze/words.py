@@ -5,8 +5,8 @@ from collections.abc import Callable
 from aligndetr.analyze.record import Interval
 
 UNKNOWN = "\N{EN DASH}"
+CONFIDENCE = "95\N{NO-BREAK SPACE}%"
 MINUS = "\N{MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 Format = Callable[[float | None], str]
 
