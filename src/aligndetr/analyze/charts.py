@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from aligndetr.analyze.content import AnalysisRecord, ByTop, Density, Histogram, Interval
 from aligndetr.analyze.markup import NOTHING, Attribute, Markup, join, tag
 from aligndetr.analyze.plot import Axis, Plot, text, unit_axis
-from aligndetr.analyze.record import AnalysisRecord, ByTop, Density, Histogram, Interval
 from aligndetr.analyze.words import count, decimal, percent, points
 
 TOPS = ("1", "2", "3", "4", "5")

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from aligndetr.analyze.content import AnalysisRecord, Calibration, Confusion, Curve, Number
 from aligndetr.analyze.markup import NOTHING, Markup, join, tag
 from aligndetr.analyze.plot import Axis, Plot, drawing, round_axis, text, unit_axis
-from aligndetr.analyze.record import AnalysisRecord, Calibration, Confusion, Curve, Number
 from aligndetr.analyze.words import count, decimal, percent, points
 
 MAIN_ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -40,7 +40,7 @@ def error_chart(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup 
     values = [shown.errors.get(kind) or 0.0 for shown, _ in records for kind in kinds]
     axis = round_axis(max(100 * max(values), 1.0), "AP50 gained when only this is mended")
     lanes = Axis(len(kinds), 0, [(n + 0.5, error_name(kind)) for n, kind in enumerate(kinds)])
-    height = 48 + len(kinds) * (26 if other is None else 34)
+    height = 48 + len(kinds) * (26 if other is None else 42)
     plot = Plot(axis, lanes, height=height, left=122, right=38, top=4, rules="x")
     return plot.svg(
         "AP50 lost to each type of error",
@@ -178,8 +178,8 @@ def _error_bar(
     value, number = record.errors.get(kind), record.error_counts.get(kind)
     if value is None:
         return NOTHING
-    thick = 0.6 / places
-    start = lane + 0.2 + place * thick
+    thick = 0.6 if places == 1 else 0.4
+    start = lane + 0.5 + (place - places / 2) * thick
     title = f"{error_name(kind)}: {points(value)} AP50" + (
         f", {count(number)} predictions or objects" if number is not None else ""
     )
@@ -255,7 +255,7 @@ def _confusion_cell(
     title = (
         f"{names[row]} found as {names[column]}: {count(number)} ({percent(share)} of {names[row]})"
     )
-    level = min(6, int(7 * share))
+    level = min(6, int(7 * math.sqrt(share)))  # few confusions are to be seen, too
     right = "right" if row == column else "wrong"
     square = {
         "class": f"cell {right} heat-{level}",

@@ -20,7 +20,7 @@ from aligndetr.analyze.charts_errors import (
     known_errors,
     mean_curve,
 )
-from aligndetr.analyze.record import AnalysisRecord, ByTop
+from aligndetr.analyze.content import AnalysisRecord, ByTop
 from aligndetr.analyze.words import count, decimal, points
 
 BEST, CONFIDENT, GREY = "#0072B2", "#D55E00", "#6B7682"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from aligndetr.analyze.content import Box, Found, Misaligned
 from aligndetr.analyze.markup import NOTHING, Attribute, Markup, tag
-from aligndetr.analyze.record import Box, Found, Misaligned
 from aligndetr.analyze.words import UNKNOWN, decimal
 from aligndetr.data.images import UNREADABLE, to_rgb
 

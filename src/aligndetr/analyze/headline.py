@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from aligndetr.analyze.charts import whisker
-from aligndetr.analyze.markup import NOTHING, Markup, tag
-from aligndetr.analyze.record import AnalysisRecord, Interval
+from aligndetr.analyze.content import AnalysisRecord, Interval
+from aligndetr.analyze.markup import NOTHING, Markup, join, tag
 from aligndetr.analyze.words import (
     CONFIDENCE,
     Format,
@@ -129,11 +129,12 @@ def _pearson_words(value: float | None) -> str:
 
 def _stat(one: Headline, other: AnalysisRecord | None) -> Markup:
     interval = between(one.interval, one.written)
+    letter = NOTHING if other is None else join((tag("span", {"class": "mark a"}, "A"), " "))
     return tag(
         "section",
         {"class": "stat"},
         tag("h2", {}, one.name),
-        tag("p", {"class": "number"}, one.written(one.value)),
+        tag("p", {"class": "number"}, letter, one.written(one.value)),
         whisker(one.value, one.interval, one.low),
         tag("p", {"class": "interval"}, f"{CONFIDENCE}: {interval}") if interval else NOTHING,
         NOTHING if other is None else _against(one),
@@ -144,19 +145,23 @@ def _stat(one: Headline, other: AnalysisRecord | None) -> Markup:
 def _against(one: Headline) -> Markup:
     difference = signed(one.written)(minus(one.value, one.other))
     if one.difference is None:
-        doubt = "interval not known"
+        doubt = "its interval is not known"
     else:
-        is_clear = one.difference[0] > 0 or one.difference[1] < 0
-        verdict = "a clear difference" if is_clear else "could be chance"
+        verdict = "clear" if _is_clear(one.difference) else "may be chance"
         doubt = f"{CONFIDENCE}: {between(one.difference, signed(one.written))}, {verdict}"
     return tag(
         "p",
         {"class": "against"},
         tag("span", {"class": "mark b"}, "B"),
-        f" {one.written(one.other)} ",
-        tag("strong", {}, f"A \N{MINUS SIGN} B {difference}"),
-        tag("span", {"class": "interval"}, f" {doubt}"),
+        f" {one.written(one.other)}, ",
+        tag("b", {}, f"A \N{MINUS SIGN} B\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{difference}"),
+        tag("span", {"class": "interval"}, doubt),
     )
+
+
+def _is_clear(difference: tuple[float, float]) -> bool:
+    """Return whether a difference is of one sign over its whole interval."""
+    return difference[0] > 0 or difference[1] < 0
 
 
 def _compared_finding(record: AnalysisRecord, other: AnalysisRecord) -> str:
@@ -166,4 +171,6 @@ def _compared_finding(record: AnalysisRecord, other: AnalysisRecord) -> str:
     if points(abs(difference)) == "0.0":
         return "A and B have the same AP"
     more = "above" if difference > 0 else "below"
-    return f"A is {points(abs(difference))} AP {more} B"
+    interval = record.differences.AP
+    doubt = "" if interval is None or _is_clear(interval) else ", which may be chance"
+    return f"A is {points(abs(difference))} AP {more} B{doubt}"

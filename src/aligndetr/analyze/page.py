@@ -6,13 +6,13 @@ from pathlib import Path
 from string import Template
 
 from aligndetr import __version__
+from aligndetr.analyze.content import AnalysisRecord
 from aligndetr.analyze.headline import finding, headlines
 from aligndetr.analyze.history import History
 from aligndetr.analyze.markup import NOTHING, Markup, join, tag
-from aligndetr.analyze.record import AnalysisRecord
-from aligndetr.analyze.sections import Section, analysis_sections, definitions, summary
+from aligndetr.analyze.sections import Section, analysis_sections
 from aligndetr.analyze.training import training_sections
-from aligndetr.analyze.words import count
+from aligndetr.analyze.words import count, decimal, percent, points
 
 ASSETS = files("aligndetr.analyze") / "assets"
 
@@ -30,7 +30,7 @@ def page(
         sections += training_sections(history)
     return Template(_asset("report.html")).substitute(
         title=join([f"{record.title}: {finding(record, other)}"]),
-        summary=join([summary(record)]),
+        summary=join([_summary(record)]),
         style=_asset("report.css"),
         script=_asset("report.js"),
         about=_about(record, other),
@@ -38,7 +38,6 @@ def page(
         headlines=headlines(record, other),
         links=join(tag("a", {"href": f"#{one.anchor}"}, one.name) for one in sections),
         sections=_written(sections),
-        definitions=definitions(record),
         version=join([__version__]),
     )
 
@@ -74,16 +73,22 @@ def _measured(record: AnalysisRecord) -> list[Markup]:
 
 
 def _written(sections: Sequence[Section]) -> Markup:
-    return (
-        join(
-            tag(
-                "section",
-                {"id": one.anchor, "class": "part broad" if one.is_broad else "part"},
-                tag("div", {"class": "words"}, tag("h2", {}, one.heading), tag("p", {}, one.words)),
-                tag("div", {"class": "shown"}, one.body),
-            )
-            for one in sections
-        )
-        or tag("p", {"class": "note"}, "There is nothing to show yet.")
-        or NOTHING
+    if not sections:
+        return tag("p", {"class": "note"}, "There is nothing to show yet.")
+    return join(_section(one) for one in sections)
+
+
+def _section(one: Section) -> Markup:
+    words = (tag("h2", {}, one.heading), tag("p", {}, one.words) if one.words else NOTHING)
+    return tag(
+        "section",
+        {"id": one.anchor, "class": "part broad" if one.is_broad else "part"},
+        tag("div", {"class": "words"}, *words),
+        tag("div", {"class": "shown"}, one.body),
     )
+
+
+def _summary(record: AnalysisRecord) -> str:
+    """Return the main numbers in one line, for previews."""
+    recall = percent(record.br_recall.get("1"))
+    return f"AP {points(record.ap.AP)}, BR recall at N {recall}, Pearson {decimal(record.pearson)}"

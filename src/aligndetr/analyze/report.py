@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from aligndetr.analyze.content import to_record
 from aligndetr.analyze.history import History
 from aligndetr.analyze.page import page
-from aligndetr.analyze.record import to_record
 from aligndetr.checkpoint import write_text
 
 REPORT_FILE = "report.html"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligndetr.analyze import charts, charts_errors, tables
+from aligndetr.analyze.content import AnalysisRecord
 from aligndetr.analyze.gallery import MOST_SHOWN, gallery
 from aligndetr.analyze.markup import NOTHING, Markup, join, tag
-from aligndetr.analyze.record import AnalysisRecord
-from aligndetr.analyze.words import CONFIDENCE, between, count, decimal, percent, points
+from aligndetr.analyze.words import CONFIDENCE, between, count, decimal
 
 THRESHOLDS = ("0.5", "0.75")
 ENOUGH_TO_CHOOSE = 2
@@ -46,7 +46,8 @@ def analysis_sections(
         _calibration(record, other),
         _worst(record, images),
     ]
-    return [section for section in sections if section is not None]
+    known = [section for section in sections if section is not None]
+    return [*known, _definitions(record)] if known else []
 
 
 def figure(chart: Markup, caption: str | Markup, *legend: tuple[str, str]) -> Markup:
@@ -185,8 +186,12 @@ def _precision(record: AnalysisRecord, other: AnalysisRecord | None) -> Section 
         return None
     names = [curve.name for curve in record.curves]
     picker = _picker(names) if other is None and len(names) >= ENOUGH_TO_CHOOSE else NOTHING
-    lines = "Thin lines are classes, the" if picker else "The"
-    words = f"{lines} strong line is their mean. The area under a line is its average precision."
+    lines = (
+        "Thin lines are classes, the strong line is their mean."
+        if picker
+        else "Lines are the means of all classes."
+    )
+    words = f"{lines} The area under a line is its average precision."
     body = Markup(picker + row(*shown))
     return Section("precision", "Precision", "Precision over recall", words, body)
 
@@ -213,8 +218,8 @@ def _confusion(record: AnalysisRecord, other: AnalysisRecord | None) -> Section 
     words = (
         f"Rows are what it is, columns what was found, for predictions of confidence {confidence} "
         f"and more that overlap with IoU {decimal(record.confusion.iou)} or more. The last column "
-        "holds missed objects, the last row predictions where nothing is. Shades are shares of "
-        "a row."
+        "holds missed objects, the last row predictions where nothing is. The darker, "
+        "the larger the share of its row."
     )
     is_broad = len(record.confusion.classes) > charts_errors.MOST_NUMBERS
     return Section("confusion", "Confusion", "What is taken for what", words, join(parts), is_broad)
@@ -291,7 +296,7 @@ def _picker(names: Sequence[str]) -> Markup:
     return tag("p", {"class": "picker", "hidden": ""}, tag("label", {}, "Show ", choice))
 
 
-def definitions(record: AnalysisRecord) -> Markup:
+def _definitions(record: AnalysisRecord) -> Section:
     """Return what the words of this report mean, and what was measured on."""
     measured = ", ".join(
         f"{count(number)} {what}"
@@ -316,10 +321,4 @@ def definitions(record: AnalysisRecord) -> Markup:
         ("Intervals", f"{CONFIDENCE}, by bootstrap over images"),
         *([("Measured on", measured)] if measured else []),
     ]
-    return tables.definitions(rows)
-
-
-def summary(record: AnalysisRecord) -> str:
-    """Return the main numbers in one line, as link previews show them."""
-    recall = percent(record.br_recall.get("1"))
-    return f"AP {points(record.ap.AP)}, BR recall at N {recall}, Pearson {decimal(record.pearson)}"
+    return Section("words", "Words", "What the words mean", "", tables.definitions(rows))

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from aligndetr.analyze.charts import TOPS, top_name
 from aligndetr.analyze.charts_errors import bins, confusions, error_name, known_errors
-from aligndetr.analyze.markup import NOTHING, Markup, join, tag
-from aligndetr.analyze.record import (
+from aligndetr.analyze.content import (
     AnalysisRecord,
     Calibration,
     Confusion,
@@ -14,6 +13,7 @@ from aligndetr.analyze.record import (
     Interval,
     Slice,
 )
+from aligndetr.analyze.markup import NOTHING, Markup, join, tag
 from aligndetr.analyze.words import (
     Format,
     between,
@@ -56,12 +56,12 @@ COLUMNS = (
     Column("BR recall", lambda s: s.br_recall.get("1"), percent, lambda s: s.intervals.br_recall),
     Column("at 2N", lambda s: s.br_recall.get("2"), percent),
     Column("Pearson", lambda s: s.pearson, decimal, lambda s: s.intervals.pearson),
-    Column("IoU best", lambda s: s.mean_iou_br, decimal),
-    Column("IoU confident", lambda s: s.mean_iou_hc, decimal),
+    Column("BR IoU", lambda s: s.mean_iou_br, decimal),
+    Column("HC IoU", lambda s: s.mean_iou_hc, decimal),
     Column("AP50", lambda s: s.AP50, points),
     Column("AP75", lambda s: s.AP75, points),
 )
-COMPARED = ("AP", "cost", "BR recall", "Pearson", "IoU best")
+COMPARED = ("AP", "cost", "BR recall", "Pearson", "BR IoU")
 
 
 def table(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from aligndetr.analyze.record import Interval
+from aligndetr.analyze.content import Interval
 
 UNKNOWN = "\N{EN DASH}"
 CONFIDENCE = "95\N{NO-BREAK SPACE}%"
