@@ -105,13 +105,11 @@ def compared() -> tuple[dict[str, Any], dict[str, Any]]:
     other = fake_analysis(seed=5, title="runs/focal")
     analysis = fake_analysis(seed=1)
     differences = {
-        "br_recall": [0.004, 0.062],
-        "pearson": [-0.03, 0.07],
-        "AP": [0.011, 0.058],
-        "ap_cost": [-0.012, 0.008],
-        "mean_iou_br": [-0.004, 0.011],
-        "mean_iou_hc": [0.002, 0.031],
+        name: _around(analysis[name] - other[name], 0.03)
+        for name in ("pearson", "ap_cost", "mean_iou_br", "mean_iou_hc")
     }
+    differences["br_recall"] = _around(analysis["br_recall"]["1"] - other["br_recall"]["1"], 0.05)
+    differences["AP"] = _around(analysis["ap"]["AP"] - other["ap"]["AP"], 0.02)
     return {**analysis, "differences": differences}, other
 
 

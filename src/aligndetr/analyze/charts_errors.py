@@ -14,7 +14,7 @@ SUMS = ("false_positive", "false_negative")
 ERROR_NAMES = {
     "both": "class and place",
     "false_positive": "all false positives",
-    "false_negative": "all missed objects",
+    "false_negative": "all false negatives",
 }
 MOST_NUMBERS = 12
 """Classes up to which the cells of a confusion matrix show their numbers."""

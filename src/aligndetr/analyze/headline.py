@@ -39,16 +39,14 @@ def finding(record: AnalysisRecord, other: AnalysisRecord | None) -> str:
     if other is not None:
         return _compared_finding(record, other)
     if record.ap_cost is None:
-        return "What this detector finds" if record.images else "What this training did"
+        return "What this detector finds"
     if record.ap_cost < 0 or points(record.ap_cost) == "0.0":
         return "Misalignment costs this detector no AP"
     return f"Misalignment costs this detector {points(record.ap_cost)} AP"
 
 
 def headlines(record: AnalysisRecord, other: AnalysisRecord | None) -> Markup:
-    """Return the four numbers of the first screen; nothing for a report without an analysis."""
-    if record.images is None and record.ap.AP is None and not record.br_recall:
-        return NOTHING
+    """Return the four numbers of the first screen."""
     return tag("div", {"class": "headlines"}, *(_stat(one, other) for one in _four(record, other)))
 
 
@@ -154,7 +152,7 @@ def _against(one: Headline) -> Markup:
         {"class": "against"},
         tag("span", {"class": "mark b"}, "B"),
         f" {one.written(one.other)}, ",
-        tag("b", {}, f"A \N{MINUS SIGN} B\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{difference}"),
+        tag("b", {}, f"A \N{MINUS SIGN} B = {difference}".replace(" ", "\N{NO-BREAK SPACE}")),
         tag("span", {"class": "interval"}, doubt),
     )
 

@@ -25,18 +25,21 @@ def page(
     history: History | None = None,
 ) -> str:
     """Return the whole report as one HTML document."""
+    has_analysis = bool(record.model_fields_set - {"title"})
     sections = analysis_sections(record, other, images)
     if history is not None:
         sections += training_sections(history)
+    found = finding(record, other) if has_analysis or history is None else "What this training did"
+    links = [tag("a", {"href": f"#{one.anchor}"}, one.name) for one in sections]
     return Template(_asset("report.html")).substitute(
-        title=join([f"{record.title}: {finding(record, other)}"]),
+        title=join([f"{record.title}: {found}"]),
         summary=join([_summary(record)]),
         style=_asset("report.css"),
         script=_asset("report.js"),
         about=_about(record, other),
-        finding=join([finding(record, other)]),
-        headlines=headlines(record, other),
-        links=join(tag("a", {"href": f"#{one.anchor}"}, one.name) for one in sections),
+        finding=join([found]),
+        headlines=headlines(record, other) if has_analysis else NOTHING,
+        links=tag("nav", {"aria-label": "Sections"}, *links) if links else NOTHING,
         sections=_written(sections),
         version=join([__version__]),
     )

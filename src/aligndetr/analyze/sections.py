@@ -81,9 +81,13 @@ def _recall(record: AnalysisRecord, other: AnalysisRecord | None) -> Section | N
     words = (
         "For each object the best-regressed box is the prediction with the highest IoU. It is kept "
         "when it is among the most confident of its image: as many as there are objects (N), twice "
-        "as many, and so on. Where several boxes are almost equally good this count is harsh, so "
-        "a box that comes within a small IoU of the best counts in the paler lines."
+        "as many, and so on."
     )
+    if other is None and len(record.br_recall_within) > 1:
+        words += (
+            " Where several boxes are almost equally good this count is harsh, so a box that comes "
+            "within a small IoU of the best counts in the paler lines."
+        )
     caption = f"Bands are {CONFIDENCE} intervals." if record.intervals.br_recall else ""
     body = row(figure(chart, caption, *_letters(other))) + numbers(
         tables.recall_table(record, other)
@@ -310,7 +314,11 @@ def _definitions(record: AnalysisRecord) -> Section:
     )
     rows = [
         ("Best-regressed (BR)", "the prediction with the highest IoU with an object, of any class"),
-        ("Most confident (HC)", "the predictions that the detector itself ranks highest"),
+        (
+            "Most confident (HC)",
+            "the N predictions of an image that the detector ranks highest, each by its IoU with "
+            "the object that it overlaps most",
+        ),
         ("N", "how many objects an image has"),
         (
             "BR recall at mN",
