@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class Page:
 
 
 @contextmanager
-def browser(program: str) -> Iterator[Page]:
+def browser(program: str) -> Generator[Page, None, None]:
     """Start a browser with a profile of its own; end it and its profile afterwards."""
     command_read, command_write = os.pipe()
     answer_read, answer_write = os.pipe()

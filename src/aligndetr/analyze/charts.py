@@ -123,7 +123,7 @@ def whisker(value: float | None, interval: Interval, low: float = 0.0) -> Markup
     start, length = 2.0, 156.0
     marks: list[Markup] = []
     if interval is not None:
-        left, right = (start + axis.share(end) * length for end in interval)
+        left, right = (start + axis.share(max(end, low)) * length for end in interval)
         place: dict[str, Attribute] = {"x": left, "width": max(right - left, 1.0)}
         marks.append(tag("rect", {"class": "whisker", **place, "y": y - 5, "height": 10}))
     if value is not None:

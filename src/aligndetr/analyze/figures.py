@@ -21,6 +21,7 @@ from aligndetr.analyze.charts_errors import (
     mean_curve,
 )
 from aligndetr.analyze.content import AnalysisRecord, ByTop
+from aligndetr.analyze.markup import legible
 from aligndetr.analyze.words import count, decimal, points
 
 BEST, CONFIDENT, GREY = "#0072B2", "#D55E00", "#6B7682"
@@ -196,7 +197,7 @@ def _confusion(axes: Axes, records: Records) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     size = max(2.5, min(8.0, 150 / len(names)))
-    short = [name[:LONGEST_NAME] for name in names]
+    short = [legible(name[:LONGEST_NAME]) for name in names]
     axes.set_xticks(range(len(names)), short, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), short, fontsize=size)
     axes.set(xlabel="found as", ylabel="what it is")

@@ -30,6 +30,11 @@ def tag(name: str, attributes: Mapping[str, Attribute], *children: str) -> Marku
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
 
 
+def legible(text: str) -> str:
+    """Return text without what UTF-8 cannot hold: file names may have lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def join(parts: Iterable[str], separator: str = "") -> Markup:
     """Return the parts one after another; those that are plain text are escaped."""
     return Markup(
@@ -43,5 +48,4 @@ def _value(value: str | float) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape text, and replace what UTF-8 cannot hold (file names may have lone surrogates)."""
-    return escape(text.encode("utf-8", "replace").decode())
+    return escape(legible(text))

@@ -110,9 +110,14 @@ class Plot:
         return tag("rect", {"class": style, **size}, tag("title", {}, title))
 
     def end_labels(self, labels: Sequence[tuple[float, str, str]], x: float) -> Markup:
-        """Return texts right of `x`, each (height, text, style), moved apart where they overlap."""
-        rows = sorted(labels, key=lambda label: label[0])
-        places = spread([self.py(y) + 4 for y, _, _ in rows], self.height - self.bottom)
+        """Return texts right of `x`, each (height, text, style), moved apart where they overlap.
+
+        Of equal heights the first is uppermost.
+        """
+        rows = sorted(reversed(labels), key=lambda label: label[0])
+        places = spread(
+            [self.py(y) + 4 for y, _, _ in rows], self.top + 4, self.height - self.bottom
+        )
         return join(
             text(self.px(x) + 7, place, label, f"name {style}")
             for place, (_, label, style) in zip(places, rows, strict=True)
@@ -175,15 +180,19 @@ def text(x: float, y: float, content: str, style: str) -> Markup:
     return tag("text", {"x": x, "y": y, "class": style}, content) if content else NOTHING
 
 
-def spread(places: Sequence[float], last: float) -> list[float]:
-    """Return places from low on the page to high, moved apart so that labels do not overlap.
+def spread(places: Sequence[float], first: float, last: float) -> list[float]:
+    """Return places moved apart so that labels do not overlap.
 
-    `places` fall (the lowest on the page comes first); none is moved below `last`.
+    `places` rise on the page (the lowest on it comes first); they stay between `first`, the
+    highest, and `last` as far as there is room.
     """
     moved: list[float] = []
     for place in places:
         moved.append(min([place, last, *(below - LABEL_GAP for below in moved[-1:])]))
-    return moved
+    settled: list[float] = []
+    for place in reversed(moved):
+        settled.append(max([place, first, *(above + LABEL_GAP for above in settled[-1:])]))
+    return settled[::-1]
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float) -> Markup:
