@@ -83,9 +83,10 @@ def _recall(axes: Axes, records: Records) -> None:
             low, high = zip(*intervals, strict=True)
             axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     if len(records) == 1:
-        for tolerance, values in sorted(records[0][1].br_recall_within.items()):
+        near = sorted(records[0][1].br_recall_within.items())
+        for (tolerance, values), line in zip(near, (":", "--", "-.", ":"), strict=False):
             if float(tolerance) > 0:
-                _by_top(axes, values, GREY, ":", ".", f"within {tolerance} IoU")
+                _by_top(axes, values, GREY, line, ".", f"within {tolerance} IoU")
     axes.set_xticks([int(top) for top in TOPS], [top_name(top) for top in TOPS])
     axes.set(xlabel="most confident predictions", ylabel="recall of BR samples", ylim=(0, 1))
     axes.legend(frameon=False)
@@ -98,7 +99,8 @@ def _by_top(axes: Axes, values: ByTop, colour: str, line: str, marker: str, name
 
 
 def _iou(axes: Axes, records: Records) -> None:
-    ((_, record),) = records
+    ((letter, record),) = records
+    axes.set_title(letter, fontsize=10)
     histogram = record.histogram
     for numbers, mean, colour, name in (
         (histogram.highest_confidence, record.mean_iou_hc, CONFIDENT, "most confident"),
@@ -114,7 +116,7 @@ def _iou(axes: Axes, records: Records) -> None:
 
 
 def _density(axes: Axes, records: Records) -> None:
-    ((_, record),) = records
+    ((letter, record),) = records
     edges, counts = record.density.edges, np.array(record.density.counts)
     norm = LogNorm(1, max(2, counts.max()))
     mesh = axes.pcolormesh(
@@ -122,8 +124,10 @@ def _density(axes: Axes, records: Records) -> None:
     )
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
     axes.set(xlabel="IoU", ylabel="confidence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.set_title(f"Pearson {decimal(record.pearson)}", fontsize=10)
-    axes.figure.colorbar(mesh, ax=axes, label="pairs")
+    axes.set_title(f"{letter} Pearson {decimal(record.pearson)}".strip(), fontsize=10)
+    ticks = sorted({1, int(counts.max())} | {10**n for n in range(9) if 10**n < counts.max()})
+    bar = axes.figure.colorbar(mesh, ax=axes, label="pairs", ticks=ticks, format="{x:.0f}")
+    bar.minorticks_off()
 
 
 def _order(axes: Axes, records: Records) -> None:
@@ -191,7 +195,8 @@ def _calibration(axes: Axes, records: Records) -> None:
 
 
 def _confusion(axes: Axes, records: Records) -> None:
-    ((_, record),) = records
+    ((letter, record),) = records
+    axes.set_title(letter, fontsize=10)
     names, counts = record.confusion.classes, np.array(record.confusion.counts, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
