@@ -81,7 +81,11 @@ def loss_chart(history: History, group: str, kind: str, terms: Sequence[Term]) -
         title,
         ", ".join(f"{_layer_name(term)} at the end {series[-1][1]:.3g}" for term, series in known),
         *(
-            plot.line(series, _layer_style(term, deepest), f"{title}, {_layer_name(term)}")
+            plot.line(
+                series,
+                _layer_style(term, deepest) if len(clipped) > 1 else "a",
+                f"{title}, {_layer_name(term)}",
+            )
             for term, series in clipped
         ),
         plot.end_labels(ends, plot.x.high) if len(ends) > 1 else "",

@@ -10,7 +10,7 @@ from aligndetr.analyze.content import AnalysisRecord
 from aligndetr.analyze.headline import finding, headlines
 from aligndetr.analyze.history import History
 from aligndetr.analyze.markup import NOTHING, Markup, join, tag
-from aligndetr.analyze.sections import Section, analysis_sections
+from aligndetr.analyze.sections import Section, analysis_sections, definitions
 from aligndetr.analyze.training import training_sections
 from aligndetr.analyze.words import count, decimal, percent, points
 
@@ -27,8 +27,9 @@ def page(
     """Return the whole report as one HTML document."""
     has_analysis = bool(record.model_fields_set - {"title"})
     sections = analysis_sections(record, other, images)
-    if history is not None:
-        sections += training_sections(history)
+    words = [definitions(record)] if sections else []
+    sections += [] if history is None else training_sections(history)
+    sections += words
     found = finding(record, other) if has_analysis or history is None else "What this training did"
     links = [tag("a", {"href": f"#{one.anchor}"}, one.name) for one in sections]
     return Template(_asset("report.html")).substitute(

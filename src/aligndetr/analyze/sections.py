@@ -46,8 +46,7 @@ def analysis_sections(
         _calibration(record, other),
         _worst(record, images),
     ]
-    known = [section for section in sections if section is not None]
-    return [*known, _definitions(record)] if known else []
+    return [section for section in sections if section is not None]
 
 
 def figure(chart: Markup, caption: str | Markup, *legend: tuple[str, str]) -> Markup:
@@ -300,7 +299,7 @@ def _picker(names: Sequence[str]) -> Markup:
     return tag("p", {"class": "picker", "hidden": ""}, tag("label", {}, "Show ", choice))
 
 
-def _definitions(record: AnalysisRecord) -> Section:
+def definitions(record: AnalysisRecord) -> Section:
     """Return what the words of this report mean, and what was measured on."""
     measured = ", ".join(
         f"{count(number)} {what}"

@@ -62,10 +62,12 @@ def _losses(history: History) -> Section | None:
     has_main = any(group == "main" for group, _ in shown)
     main = [chart for (group, _), chart in shown.items() if group == "main" or not has_main]
     extra = [chart for (group, _), chart in shown.items() if group != "main" and has_main]
-    words = (
-        "Each line is a decoder layer, the last one darkest; what the encoder proposes is dashed. "
-        "A loss that falls with depth says that the layers refine. Points are means of some steps."
-    )
+    words = "Points are means of some steps."
+    if any(len(terms) > 1 for terms in grouped.values()):
+        words = (
+            "Each line is a decoder layer, the last one strongest; what the encoder proposes is "
+            f"dashed. A loss that falls with depth says that the layers refine. {words}"
+        )
     body = join((row(*main), row(*total), _folded("Groups that only training has", extra)))
     return Section("losses", "Losses", "Losses by layer", words, body, is_broad=True)
 
