@@ -6,10 +6,11 @@ does nothing that is not here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+from aligndetr.checkpoint import METRICS_FILE
 from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.presets import get_preset
 from aligndetr.config.schema import AnyConfig
@@ -19,16 +20,18 @@ from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import DatasetError
-from aligndetr.evaluate.evaluator import evaluate
+from aligndetr.evaluate.evaluator import Results, collect, evaluate
+from aligndetr.evaluate.files import read_results
 from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
 from aligndetr.pictures import Picture, Source, expand, is_single, list_sources
 from aligndetr.precision import Precision
 from aligndetr.predict import predict, predict_files, unresized
+from aligndetr.report.analysis import Found, report_on
 from aligndetr.runs import Run, open_start, resume, train
-from aligndetr.types import Classes, Detect, Detections
+from aligndetr.types import Batch, Classes, Detect, Detections
 
-__all__ = ["Detector", "Run", "resume", "train"]
+__all__ = ["Detector", "Run", "analyze", "resume", "train"]
 
 Progress = Callable[[int], None]
 
@@ -179,6 +182,42 @@ class Detector:
             DatasetError: The data cannot be read, or have classes that the model does not know.
         """
         annotations = open_split(Path(data), split)
+        detect, loader = self._search(annotations)
+        return evaluate(detect, loader, annotations.coco_dict(), progress=progress)
+
+    def analyze(
+        self,
+        data: str | Path,
+        *,
+        out: str | Path,
+        split: str = "val",
+        compare: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, object]:
+        """Write `report.html`, `analysis.json` and figures to `out`; return the analysis.
+
+        It says how far the most confident boxes are from being the best ones, and what that costs;
+        docs/analyze.md has the definitions.
+
+        Args:
+            data: COCO, VOC or YOLO data.
+            out: A folder, made when missing.
+            split: Which part of the data.
+            compare: Another run, or a JSON file of COCO results, to show beside.
+            progress: Called with the images of every batch that was searched.
+
+        Raises:
+            DatasetError: The data or the results cannot be read.
+        """
+        return analyze(self, data, out=out, split=split, compare=compare, progress=progress)
+
+    def find(self, annotations: Annotations, *, progress: Progress | None = None) -> Results:
+        """Return all that is found in a split, as rows of the ids that its own file gives."""
+        detect, loader = self._search(annotations)
+        return collect(detect, loader, progress=progress)
+
+    def _search(self, annotations: Annotations) -> tuple[Detect, Iterable[Batch]]:
+        """Return what finds objects as the split's own classes, and the images of the split."""
         _check_classes_known(annotations, self.classes, self.origin)
         backbone, options = self.config.backbone, self.config.data
         transform = options.augmentation.evaluation(backbone.mean, backbone.std)
@@ -189,12 +228,7 @@ class Detector:
         )
         detect = self._detect()
         found_as = _in_classes_of(annotations.classes, self.classes)
-        return evaluate(
-            lambda images: found_as(detect(images)),
-            loader,
-            annotations.coco_dict(),
-            progress=progress,
-        )
+        return lambda images: found_as(detect(images)), loader
 
     def train(
         self,
@@ -237,6 +271,49 @@ class Detector:
     def _detect(self) -> Detect:
         options = self.config.postprocess
         return detect_with(self.model, self.classes, options, device=self.device)
+
+
+def analyze(
+    subject: Detector | str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    split: str = "val",
+    compare: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Analyse what a detector finds, ours or not: see `Detector.analyze`.
+
+    Args:
+        subject: A detector, a run, or a JSON file of COCO results.
+        data: COCO, VOC or YOLO data.
+        out: A folder, made when missing.
+        split: Which part of the data.
+        compare: A run or a JSON file of COCO results to show beside.
+        progress: Called with the images of every batch that was searched.
+    """
+    annotations = open_split(Path(data), split)
+    found, others = (
+        None if one is None else _results_of(one, annotations, progress)
+        for one in (subject, compare)
+    )
+    assert found is not None
+    return report_on(found, annotations, Path(out), split=split, compared=others)
+
+
+def _results_of(
+    subject: Detector | str | Path, annotations: Annotations, progress: Progress | None
+) -> Found:
+    """Return what a detector finds in a split, or what a file says that one has found."""
+    if not isinstance(subject, Detector):
+        path = Path(subject)
+        if path.suffix == ".json":
+            return Found(str(subject), read_results(path))
+        subject = Detector(subject)
+    run = Path(subject.origin)
+    has_history = (run / METRICS_FILE).is_file()
+    results = subject.find(annotations, progress=progress)
+    return Found(subject.origin, results, run if has_history else None)
 
 
 def _check_classes_known(annotations: Annotations, classes: Classes, origin: str) -> None:

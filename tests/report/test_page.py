@@ -177,7 +177,7 @@ def test_classes_that_only_one_has_are_compared_with_nothing():
 def test_the_gallery_shows_pictures_once_and_boxes_twice(tmp_path):
     analysis = fake_analysis(worst=3)
     images = write_pictures(tmp_path, analysis)
-    document = read(analysis, images=images)
+    document = read(analysis, folders=[images])
     assert document.tags.count("image") == 3
     assert document.tags.count("use") == 3
     assert "are missing" not in document.text
@@ -188,7 +188,7 @@ def test_the_gallery_says_which_pictures_are_missing(tmp_path):
     images = write_pictures(tmp_path, analysis)
     (images / analysis["worst"][1]["file_name"]).write_bytes(b"no picture")
     analysis["worst"][2]["file_name"] = "\0"
-    document = read(analysis, images=images)
+    document = read(analysis, folders=[images])
     assert "The pictures of 2 of these 3 objects are missing" in document.text
     assert document.tags.count("image") == 1
     assert "No folder of pictures was given" in read(analysis).text

@@ -89,8 +89,8 @@ def reports(tmp_path_factory):
     history = read_history(write_run(out / "run"))
     analysis, other = compared()
     return {
-        "run": write_report(run, out / "a", images=images, training=history),
-        "coco": write_report(coco_like(), out / "b", images=images),
+        "run": write_report(run, out / "a", folders=[images], training=history),
+        "coco": write_report(coco_like(), out / "b", folders=[images]),
         "compared": write_report(analysis, out / "c", comparison=other),
         "empty": write_report({}, out / "d"),
     }

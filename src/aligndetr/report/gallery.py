@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +29,19 @@ class Crop:
     uri: str
 
 
-def gallery(worst: tuple[Misaligned, ...], images: Path | None) -> Markup:
+def gallery(worst: tuple[Misaligned, ...], folders: Sequence[Path]) -> Markup:
     """Return the worst objects, each as two panes on the same piece of its picture.
 
     Pictures that are not there are replaced by empty ground; the boxes are shown all the same.
     """
     shown = worst[:MOST_SHOWN]
-    crops = [_crop(one, images) for one in shown]
+    crops = [_crop(one, folders) for one in shown]
     missing = sum(crop is None for crop in crops)
     cards = [
         _card(number, one, crop)
         for number, (one, crop) in enumerate(zip(shown, crops, strict=True))
     ]
-    return Markup(_note(missing, len(shown), images) + tag("div", {"class": "gallery"}, *cards))
+    return Markup(_note(missing, len(shown), folders) + tag("div", {"class": "gallery"}, *cards))
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,12 @@ def _window(one: Misaligned) -> Box:
     return window([one.object, one.confident.bbox, one.best.bbox])
 
 
-def _crop(one: Misaligned, images: Path | None) -> Crop | None:
+def _crop(one: Misaligned, folders: Sequence[Path]) -> Crop | None:
     """Return what of the window is within the picture; None where there is no picture."""
-    if images is None or not one.file_name:
-        return None
     try:
-        path = images / one.file_name
-        if not path.is_file():
-            path = images / Path(one.file_name).name
+        path = _path(one.file_name, folders)
+        if path is None:
+            return None
         with Image.open(path) as opened:
             picture = to_rgb(ImageOps.exif_transpose(opened))
     except (*UNREADABLE, ValueError):  # ValueError: a NUL in the name
@@ -100,10 +99,16 @@ def _crop(one: Misaligned, images: Path | None) -> Crop | None:
     return Crop(place, thumbnail(picture.crop(ends), THUMBNAIL).uri)
 
 
-def _note(missing: int, total: int, images: Path | None) -> Markup:
+def _path(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return where a picture is: below a folder as it is named, or in the folder itself."""
+    places = (folder / part for folder in folders for part in (name, Path(name).name))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _note(missing: int, total: int, folders: Sequence[Path]) -> Markup:
     if not missing:
         return NOTHING
-    why = "No folder of pictures was given" if images is None else "They were not found"
+    why = "No folder of pictures was given" if not folders else "They were not found"
     text = (
         f"The pictures of {missing} of these {total} objects are missing, so only their boxes are "
         f"drawn. {why}."

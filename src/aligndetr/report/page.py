@@ -20,13 +20,13 @@ ASSETS = files("aligndetr.report") / "assets"
 def page(
     record: AnalysisRecord,
     *,
-    images: Path | None = None,
+    folders: Sequence[Path] = (),
     other: AnalysisRecord | None = None,
     history: History | None = None,
 ) -> str:
     """Return the whole report as one HTML document."""
     has_analysis = bool(record.model_fields_set - {"title"})
-    sections = analysis_sections(record, other, images)
+    sections = analysis_sections(record, other, folders)
     words = [definitions(record)] if sections else []
     sections += [] if history is None else training_sections(history)
     sections += words

@@ -31,7 +31,7 @@ class Section:
 
 
 def analysis_sections(
-    record: AnalysisRecord, other: AnalysisRecord | None, images: Path | None
+    record: AnalysisRecord, other: AnalysisRecord | None, folders: Sequence[Path]
 ) -> list[Section]:
     """Return the sections that there are data for."""
     sections = [
@@ -44,7 +44,7 @@ def analysis_sections(
         _precision(record, other),
         _confusion(record, other),
         _calibration(record, other),
-        _worst(record, images),
+        _worst(record, folders),
     ]
     return [section for section in sections if section is not None]
 
@@ -250,7 +250,7 @@ def _calibration(record: AnalysisRecord, other: AnalysisRecord | None) -> Sectio
     )
 
 
-def _worst(record: AnalysisRecord, images: Path | None) -> Section | None:
+def _worst(record: AnalysisRecord, folders: Sequence[Path]) -> Section | None:
     if not record.worst:
         return None
     shown = min(MOST_SHOWN, len(record.worst))
@@ -258,7 +258,7 @@ def _worst(record: AnalysisRecord, images: Path | None) -> Section | None:
         f"The {shown} worst cases, the worst first. Left is the box that the detector trusts most, "
         "right the best one that it made and ranked low. The dashed box is the object."
     )
-    body = gallery(record.worst, images)
+    body = gallery(record.worst, folders)
     return Section(
         "gallery", "Gallery", "Good boxes that were not trusted", words, body, is_broad=True
     )
