@@ -2,9 +2,9 @@
 
     python benchmarks/analysis.py [--images 5000] [--detections 300] [--repeats 1] [--json]
 
-Random objects, seven an image in 80 classes, and detections half of which lie near one, with scores
-that follow the IoU loosely. They are written to a JSON file of COCO results; what is timed is all that
-`aligndetr analyze` computes from it: reading, misalignment, AP, errors, bootstrap intervals.
+Random objects, seven an image in 80 classes, and detections half of which lie near one, most of low
+score. They are written to a JSON file of COCO results. What is timed is all that is computed from
+it: reading, misalignment, AP, errors, bootstrap intervals; and compiling, where that is new.
 """
 
 import argparse

@@ -81,10 +81,16 @@ class Ranking:
         NaN for classes without objects.
         """
         curves = np.empty((len(self.starts) - 1, self.thresholds, len(RECALLS)))
-        marks = self.hits, self.ignored
         objects = self.object_starts, self.object_images
-        call(precision_curves, weights, self.starts, self.images, marks, *objects, RECALLS, curves)
+        found = self.starts, self.images, self._events
+        call(precision_curves, weights, *found, *objects, RECALLS, curves)
         return curves
+
+    @cached_property
+    def _events(self) -> tuple[Ints, Bits, Bits]:
+        """The few predictions that are not simply wrong, and what they are."""
+        rows = np.flatnonzero(self.hits | self.ignored)
+        return rows, self.hits[rows], self.ignored[rows]
 
     def average_precisions(self, weights: Rows) -> Floats:
         """Return AP (R, C, T) of each row of weights (R, I), NaN for classes without objects."""

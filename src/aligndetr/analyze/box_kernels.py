@@ -57,6 +57,8 @@ def overlaps(
         best: (O,) and (O,) IoU and prediction. To write to; holds 0 and -1.
         top: (O, m) highest IoU among the image's first N, 2N, ... To write to; holds 0.
     """
+    found_iou, found_object = found  # once: taking an array out of a tuple counts references
+    best_iou, best_prediction = best
     for image in range(len(starts) - 1):
         first, last = object_starts[image], object_starts[image + 1]
         for prediction in range(starts[image], starts[image + 1]):
@@ -65,11 +67,11 @@ def overlaps(
                 iou = _overlap(boxes[prediction], object_boxes[thing], False)
                 kind = 1 if labels[prediction] == object_labels[thing] else 2
                 for column in (0, kind):
-                    if iou > found[0][prediction, column]:
-                        found[0][prediction, column] = iou
-                        found[1][prediction, column] = thing
-                if best[1][thing] < 0 or iou > best[0][thing]:
-                    best[0][thing], best[1][thing] = iou, prediction
+                    if iou > found_iou[prediction, column]:
+                        found_iou[prediction, column] = iou
+                        found_object[prediction, column] = thing
+                if best_prediction[thing] < 0 or iou > best_iou[thing]:
+                    best_iou[thing], best_prediction[thing] = iou, prediction
                 if place < top.shape[1]:
                     top[thing, place] = max(top[thing, place], iou)
         for thing in range(first, last):
@@ -101,31 +103,29 @@ def match(
         partner: (D,) region that the prediction matches at the first threshold. To write to;
             holds -1.
     """
+    own, theirs = keys  # once: taking an array out of a tuple counts references
+    hits, ignored = marks
+    low, high = area_range
     start, first, everything = 0, 0, 2 ** len(thresholds) - 1
     while start < len(boxes):
         stop = start
-        while stop < len(boxes) and keys[0][stop] == keys[0][start]:
+        while stop < len(boxes) and own[stop] == own[start]:
             stop += 1
-        while first < len(keys[1]) and keys[1][first] < keys[0][start]:
+        while first < len(theirs) and theirs[first] < own[start]:
             first += 1
         last = first
-        while last < len(keys[1]) and keys[1][last] == keys[0][start]:
+        while last < len(theirs) and theirs[last] == own[start]:
             last += 1
         end = min(stop, start + limit)
-        marks[1][end:stop] = everything
+        ignored[end:stop] = everything
         if last > first:
             _match_one(
                 (start, end), boxes, (first, last), regions, area_range, thresholds, marks, partner
             )
         for prediction in range(start, end):
-            if not _is_inside(boxes[prediction, 2] * boxes[prediction, 3], area_range):
-                marks[1][prediction] |= everything & ~marks[0][prediction]
+            if not low <= boxes[prediction, 2] * boxes[prediction, 3] <= high:
+                ignored[prediction] |= everything & ~hits[prediction]
         start, first = stop, last
-
-
-@njit(nogil=True, error_model="numpy")
-def _is_inside(area: float, area_range: tuple[float, float]) -> bool:
-    return area_range[0] <= area <= area_range[1]
 
 
 @njit(nogil=True, error_model="numpy")
@@ -146,19 +146,23 @@ def _match_one(
     place = 0
     for turn in (False, True):  # those that count come first
         for region in range(span[0], span[1]):
-            skip = crowd[region] or not _is_inside(areas[region], area_range)
+            skip = crowd[region] or not area_range[0] <= areas[region] <= area_range[1]
             if skip == turn:
                 order[place], ignored[place] = region, skip
                 place += 1
     iou = np.empty((rows[1] - rows[0], count))
+    highest = np.zeros(len(iou))
     for row in range(len(iou)):
         for place in range(count):
             region = order[place]
             iou[row, place] = _overlap(boxes[rows[0] + row], region_boxes[region], crowd[region])
+            highest[row] = max(highest[row], iou[row, place])
     for index in range(len(thresholds)):
-        taken = np.zeros(count, np.bool_)
+        taken, least = np.zeros(count, np.bool_), min(thresholds[index], 1 - 1e-10)
         for row in range(len(iou)):
-            chosen = _best_region(iou[row], thresholds[index], order, ignored, taken, crowd)
+            if highest[row] < least:
+                continue
+            chosen = _best_region(iou, row, least, order, ignored, taken, crowd)
             if chosen < 0:
                 continue
             taken[chosen] = True
@@ -169,18 +173,18 @@ def _match_one(
 
 @njit(nogil=True, error_model="numpy")
 def _best_region(
-    iou: Floats, threshold: float, order: Ints, ignored: Bools, taken: Bools, crowd: Bools
+    iou: Floats, row: int, least: float, order: Ints, ignored: Bools, taken: Bools, crowd: Bools
 ) -> int:
     """Return the place of the free region of the highest IoU, -1 if none has enough.
 
     Of equal ones the last is taken, and one that is ignored only if no other will do: as in COCO.
     """
-    least, chosen = min(threshold, 1 - 1e-10), -1
+    chosen = -1
     for place in range(len(order)):
         if taken[place] and not crowd[order[place]]:
             continue
         if chosen >= 0 and ignored[place] and not ignored[chosen]:
             break
-        if iou[place] >= least:
-            least, chosen = iou[place], place
+        if iou[row, place] >= least:
+            least, chosen = iou[row, place], place
     return chosen

@@ -15,7 +15,7 @@ def precision_curves(
     weights: Rows,
     starts: Ints,
     images: Rows,
-    marks: tuple[Bits, Bits],
+    events: tuple[Ints, Bits, Bits],
     object_starts: Ints,
     object_images: Rows,
     recalls: Floats,
@@ -27,28 +27,29 @@ def precision_curves(
         weights: (I,) how often each image counts.
         starts: (C + 1,) first prediction of each class.
         images: (D,) image of each prediction, by class and there best first.
-        marks: (D,) and (D,) hit and ignored, a bit for each threshold.
+        events: (E,) rows of the few predictions that are hits or ignored at some threshold,
+            ascending; and two (E,) that say where, hit and ignored, a bit for each threshold.
         object_starts: (C + 1,) first object of each class.
         object_images: (O,) image of each object, by class.
         recalls: (R,) evenly from 0 to 1.
         curves: (C, T, R), to write to; NaN for a class without objects.
     """
+    rows, is_hit, is_ignored = events
     thresholds = curves.shape[1]
     hits, ignored = np.empty(thresholds, np.int64), np.empty(thresholds, np.int64)
+    event = 0
     for label in range(len(curves)):
-        objects = 0
-        for row in range(object_starts[label], object_starts[label + 1]):
-            objects += weights[object_images[row]]
-        if objects == 0:
-            curves[label] = np.nan
-            continue
-        curves[label] = 0.0
-        hits[:], ignored[:], total = 0, 0, 0
-        for row in range(starts[label], starts[label + 1]):
+        objects = _total(weights, object_images, object_starts[label], object_starts[label + 1])
+        curves[label] = 0.0 if objects > 0 else np.nan
+        hits[:], ignored[:] = 0, 0
+        counted, total = starts[label], 0
+        while event < len(rows) and rows[event] < starts[label + 1]:
+            row, hit, skip = rows[event], is_hit[event], is_ignored[event]
+            event += 1
+            total += _total(weights, images, counted, row + 1)
+            counted = row + 1
             weight = weights[images[row]]
-            total += weight
-            hit, skip = marks[0][row], marks[1][row]
-            if weight == 0 or hit | skip == 0:
+            if weight == 0 or objects == 0:
                 continue
             for index in range(thresholds):
                 if skip >> index & 1:
@@ -59,6 +60,15 @@ def precision_curves(
                     precision = hits[index] / (total - ignored[index])
                     curves[label, index, place] = max(curves[label, index, place], precision)
         _fill(curves[label])
+
+
+@njit(nogil=True, error_model="numpy")
+def _total(weights: Rows, images: Rows, start: int, stop: int) -> int:
+    """Return the sum of the weights of images[start:stop]."""
+    total = 0
+    for row in range(start, stop):
+        total += weights[images[row]]
+    return total
 
 
 @njit(nogil=True, error_model="numpy")

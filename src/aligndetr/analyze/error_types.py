@@ -58,11 +58,14 @@ class _Version:
     kept: Bools
     objects: Bools
 
-    def ap50(self, record: Record) -> Number:
-        """Return the mean over all classes of the record that have objects."""
-        kept = np.flatnonzero(self.kept)
+    def ap50(self, record: Record, by_score: Ints) -> Number:
+        """Return the mean over all classes of the record that have objects.
+
+        `by_score` (D,) are the predictions, the most confident of all images first.
+        """
+        kept = by_score[self.kept[by_score]]
         labels = self.labels[kept]
-        order = np.lexsort((-record.predictions.scores[kept], labels))
+        order = np.argsort(labels, kind="stable")
         objects = record.objects.where(self.objects)
         object_order = np.argsort(objects.labels, kind="stable")
         classes = np.arange(len(record.classes) + 1)
@@ -102,9 +105,10 @@ def error_types(record: Record, overlaps: Overlaps, matches: Matches) -> ErrorTy
         missed[overlaps.object[kinds[kind], column]] = False
     counts = {kind: int(errors.sum()) for kind, errors in {**kinds, "missed": missed}.items()}
     versions = _mended(record, overlaps, start, kinds, missed)
-    before = versions.pop("none").ap50(record)
-    gains = {kind: _gain(version.ap50(record), before) for kind, version in versions.items()}
-    return ErrorTypes(gains, counts)
+    by_score = np.argsort(-record.predictions.scores, kind="stable")
+    after = {kind: version.ap50(record, by_score) for kind, version in versions.items()}
+    before = after.pop("none")
+    return ErrorTypes({kind: _gain(value, before) for kind, value in after.items()}, counts)
 
 
 def _gain(after: Number, before: Number) -> Number:

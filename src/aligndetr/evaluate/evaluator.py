@@ -87,8 +87,9 @@ def results_from_coco(
             np.asarray_chkfinite(rows[index])
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
-                f"{where}: entry {first + index}: expected a COCO detection (image_id, category_id, "
-                f"bbox of 4 numbers, score), found {str(entry)[:80]}; write one such entry a box"
+                f"{where}: entry {first + index}: expected a COCO detection (image_id, "
+                f"category_id, bbox of 4 numbers, score), found {str(entry)[:80]}; "
+                "write one such entry a box"
             ) from error
     return rows
 
