@@ -141,15 +141,8 @@ def _match_one(
 ) -> None:
     """Match the predictions of one image and class with its regions."""
     region_boxes, areas, crowd = regions
-    count = span[1] - span[0]
-    order, ignored = np.empty(count, np.int64), np.empty(count, np.bool_)
-    place = 0
-    for turn in (False, True):  # those that count come first
-        for region in range(span[0], span[1]):
-            skip = crowd[region] or not area_range[0] <= areas[region] <= area_range[1]
-            if skip == turn:
-                order[place], ignored[place] = region, skip
-                place += 1
+    order, ignored = _those_that_count_first(span, areas, crowd, area_range)
+    count = len(order)
     iou = np.empty((rows[1] - rows[0], count))
     highest = np.zeros(len(iou))
     for row in range(len(iou)):
@@ -169,6 +162,22 @@ def _match_one(
             marks[1 if ignored[chosen] else 0][rows[0] + row] |= 1 << index
             if index == 0:
                 partner[rows[0] + row] = order[chosen]
+
+
+@njit(nogil=True, error_model="numpy")
+def _those_that_count_first(
+    span: tuple[int, int], areas: Floats, crowd: Bools, area_range: tuple[float, float]
+) -> tuple[Ints, Bools]:
+    """Return the regions of a span, those that are ignored last, and which those are."""
+    count, place = span[1] - span[0], 0
+    order, ignored = np.empty(count, np.int64), np.empty(count, np.bool_)
+    for turn in (False, True):
+        for region in range(span[0], span[1]):
+            skip = crowd[region] or not area_range[0] <= areas[region] <= area_range[1]
+            if skip == turn:
+                order[place], ignored[place] = region, skip
+                place += 1
+    return order, ignored
 
 
 @njit(nogil=True, error_model="numpy")

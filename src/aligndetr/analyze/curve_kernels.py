@@ -67,7 +67,7 @@ def _total(weights: Rows, images: Rows, start: int, stop: int) -> int:
     """Return the sum of the weights of images[start:stop]."""
     total = 0
     for row in range(start, stop):
-        total += weights[images[row]]
+        total += int(weights[images[row]])
     return total
 
 
