@@ -1,9 +1,20 @@
 """Ground truth and predictions for the tests of the analysis, and IoU in plain Python."""
 
+import json
+from functools import cache
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from aligndetr.data.annotations import CocoDict
-from aligndetr.evaluate.evaluator import Results
+from aligndetr.evaluate.evaluator import Results, results_from_coco
+
+ORACLE = Path(__file__).parents[2] / "shared" / "data" / "coco_eval_oracle"
+"""COCO's own fake detections of 100 images."""
+needs_oracle = pytest.mark.skipif(
+    not ORACLE.is_dir(), reason="needs ../shared/data/coco_eval_oracle"
+)
 
 NOTHING: Results = np.empty((0, 7))
 
@@ -123,3 +134,11 @@ def copied(
                 if entry["image_id"] == image["id"]
             ]
     return np.concatenate(rows), {**ground_truth, "images": images, "annotations": annotations}
+
+
+@cache
+def fake_detections() -> tuple[Results, CocoDict]:
+    """Return cocoapi's fake detections and the objects of their images."""
+    ground_truth = json.loads((ORACLE / "instances_val2014_100.json").read_text())
+    entries = json.loads((ORACLE / "instances_val2014_fakebbox100_results.json").read_text())
+    return results_from_coco(entries, "fake"), ground_truth

@@ -13,7 +13,17 @@ from aligndetr.analyze.overlaps import measure_overlaps
 from aligndetr.analyze.record import Bools, Record, gather
 from aligndetr.data.annotations import CocoDict
 from aligndetr.evaluate.evaluator import Results
-from analysis_cases import NOTHING, by_image, copied, found, iou, random_case, truth
+from analysis_cases import (
+    NOTHING,
+    by_image,
+    copied,
+    fake_detections,
+    found,
+    iou,
+    needs_oracle,
+    random_case,
+    truth,
+)
 
 FULL = [0.0, 0.0, 10.0, 10.0]
 HALF = [0.0, 0.0, 10.0, 5.0]
@@ -208,3 +218,13 @@ def test_weighing_images_is_copying_them(seed: int):
     copies, copied_truth = copied(results, ground_truth, weights[0].tolist())
     weighed = sums.summary(weights.astype(np.int32), number)
     assert same(weighed, brute_force(copies, copied_truth))
+
+
+@needs_oracle
+def test_cocoapis_fake_detections():
+    results, ground_truth = fake_detections()
+    by_loops = brute_force(results, ground_truth)
+    assert by_loops.br_recall == (829 / 830,) * 5
+    assert by_loops.mean_iou_br == pytest.approx(0.775477648200917, abs=1e-12)
+    assert by_loops.mean_iou_hc == pytest.approx(0.8626227958659883, abs=1e-12)
+    assert same(measured(results, ground_truth), by_loops)
