@@ -18,12 +18,13 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aligndetr.analyze.box_kernels import Bits, match
 from aligndetr.analyze.compiled import call
 from aligndetr.analyze.curve_kernels import Rows, precision_curves
 from aligndetr.analyze.overlaps import OWN, Overlaps
-from aligndetr.analyze.record import Floats, Ints, Record
+from aligndetr.analyze.record import Bools, Floats, Ints, Record
 from aligndetr.kernels.threads import run
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -87,10 +88,14 @@ class Ranking:
         return curves
 
     @cached_property
-    def _events(self) -> tuple[Ints, Bits, Bits]:
-        """The few predictions that are not simply wrong, and what they are."""
-        rows = np.flatnonzero(self.hits | self.ignored)
-        return rows, self.hits[rows], self.ignored[rows]
+    def _events(self) -> tuple[Rows, NDArray[np.uint8], Bools]:
+        """Predictions that are not simply wrong, at which threshold, and whether ignored."""
+        some = np.flatnonzero(self.hits | self.ignored)
+        bits = (self.hits | self.ignored)[some, None] >> np.arange(self.thresholds) & 1
+        place, threshold = np.nonzero(bits)
+        rows = some[place]
+        is_ignored = self.ignored[rows] >> threshold & 1 != 0
+        return rows.astype(np.int32), threshold.astype(np.uint8), is_ignored
 
     def average_precisions(self, weights: Rows) -> Floats:
         """Return AP (R, C, T) of each row of weights (R, I), NaN for classes without objects."""
@@ -146,7 +151,7 @@ def match_as_coco(record: Record, overlaps: Overlaps, *, by: RankBy, area: AreaN
     predictions, regions = record.predictions, record.regions
     images = max(len(record.image_ids), 1)
     keys = predictions.labels * images + predictions.images
-    order = _best_first(keys, overlaps, by)
+    order = _best_first(record, keys, overlaps, by)
     region_keys = regions.labels * images + regions.images
     region_order = np.argsort(region_keys, kind="stable")
     marks = np.zeros(len(order), np.uint16), np.zeros(len(order), np.uint16)
@@ -198,8 +203,8 @@ def every_image_once(record: Record) -> Rows:
     return np.ones((1, len(record.image_ids)), np.int32)
 
 
-def _best_first(keys: Ints, overlaps: Overlaps, by: RankBy) -> Ints:
-    """Return the order by keys; within one the predictions stay by confidence, or go by IoU."""
-    if by == "confidence":
-        return np.argsort(keys, kind="stable")
+def _best_first(record: Record, keys: Ints, overlaps: Overlaps, by: RankBy) -> Ints:
+    """Return the order by keys, by class and image, and within one by confidence or true IoU."""
+    if by == "confidence":  # the record's own order in each class
+        return np.argsort(record.short_labels, kind="stable")
     return np.lexsort((-overlaps.iou[:, OWN], keys))

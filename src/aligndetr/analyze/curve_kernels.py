@@ -4,8 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from aligndetr.analyze.box_kernels import Bits
-from aligndetr.analyze.record import Floats, Ints
+from aligndetr.analyze.record import Bools, Floats, Ints
 
 Rows = NDArray[np.int32]
 
@@ -15,7 +14,7 @@ def precision_curves(
     weights: Rows,
     starts: Ints,
     images: Rows,
-    events: tuple[Ints, Bits, Bits],
+    events: tuple[Rows, NDArray[np.uint8], Bools],
     object_starts: Ints,
     object_images: Rows,
     recalls: Floats,
@@ -27,38 +26,42 @@ def precision_curves(
         weights: (I,) how often each image counts.
         starts: (C + 1,) first prediction of each class.
         images: (D,) image of each prediction, by class and there best first.
-        events: (E,) rows of the few predictions that are hits or ignored at some threshold,
-            ascending; and two (E,) that say where, hit and ignored, a bit for each threshold.
+        events: (E,) rows of the few predictions that are hits or ignored, ascending, one for each
+            threshold; (E,) which; (E,) whether they are ignored.
         object_starts: (C + 1,) first object of each class.
         object_images: (O,) image of each object, by class.
         recalls: (R,) evenly from 0 to 1.
         curves: (C, T, R), to write to; NaN for a class without objects.
     """
-    rows, is_hit, is_ignored = events
+    rows, at_threshold, is_ignored = events
     thresholds = curves.shape[1]
     hits, ignored = np.empty(thresholds, np.int64), np.empty(thresholds, np.int64)
+    places, needed = np.empty(thresholds, np.int64), np.empty(len(recalls) + 1, np.int64)
     event = 0
     for label in range(len(curves)):
         objects = _total(weights, object_images, object_starts[label], object_starts[label + 1])
         curves[label] = 0.0 if objects > 0 else np.nan
-        hits[:], ignored[:] = 0, 0
+        if objects > 0:
+            _hits_needed(objects, recalls, needed)
+        hits[:], ignored[:], places[:] = 0, 0, 0
+        own = curves[label]
         counted, total = starts[label], 0
         while event < len(rows) and rows[event] < starts[label + 1]:
-            row, hit, skip = rows[event], is_hit[event], is_ignored[event]
+            row, index, skip = rows[event], at_threshold[event], is_ignored[event]
             event += 1
             total += _total(weights, images, counted, row + 1)
             counted = row + 1
             weight = weights[images[row]]
             if weight == 0 or objects == 0:
                 continue
-            for index in range(thresholds):
-                if skip >> index & 1:
-                    ignored[index] += weight
-                elif hit >> index & 1:
-                    hits[index] += weight
-                    place = _last_reached(hits[index] / objects, recalls)
-                    precision = hits[index] / (total - ignored[index])
-                    curves[label, index, place] = max(curves[label, index, place], precision)
+            if skip:
+                ignored[index] += weight
+                continue
+            hits[index] += weight
+            while hits[index] >= needed[places[index] + 1]:
+                places[index] += 1
+            precision = hits[index] / (total - ignored[index])
+            own[index, places[index]] = max(own[index, places[index]], precision)
         _fill(curves[label])
 
 
@@ -72,15 +75,16 @@ def _total(weights: Rows, images: Rows, start: int, stop: int) -> int:
 
 
 @njit(nogil=True, error_model="numpy")
-def _last_reached(recall: float, recalls: Floats) -> int:
-    """Return the place of the largest of `recalls` that is not above `recall`."""
-    last = len(recalls) - 1
-    place = min(int(recall * last), last)
-    while place < last and recalls[place + 1] <= recall:
-        place += 1
-    while recalls[place] > recall:
-        place -= 1
-    return place
+def _hits_needed(objects: int, recalls: Floats, needed: Ints) -> None:
+    """Write how many hits reach each recall (R,), as it is rounded; more than all, behind them."""
+    for place in range(len(recalls)):
+        hits = int(recalls[place] * objects)
+        while hits > 0 and (hits - 1) / objects >= recalls[place]:
+            hits -= 1
+        while hits / objects < recalls[place]:
+            hits += 1
+        needed[place] = hits
+    needed[len(recalls)] = objects + 1
 
 
 @njit(nogil=True, error_model="numpy")

@@ -65,7 +65,7 @@ class _Version:
         """
         kept = by_score[self.kept[by_score]]
         labels = self.labels[kept]
-        order = np.argsort(labels, kind="stable")
+        order = np.argsort(labels.astype(record.short_labels.dtype), kind="stable")
         objects = record.objects.where(self.objects)
         object_order = np.argsort(objects.labels, kind="stable")
         classes = np.arange(len(record.classes) + 1)

@@ -92,6 +92,11 @@ class Record:
     regions: Objects
 
     @cached_property
+    def short_labels(self) -> NDArray[np.unsignedinteger]:
+        """(D,) The labels of the predictions in a small type, which sorts quickly."""
+        return self.predictions.labels.astype(np.min_scalar_type(len(self.classes)))
+
+    @cached_property
     def objects(self) -> Objects:
         """The regions that are single objects."""
         return self.regions.where(~self.regions.crowd)
