@@ -24,6 +24,7 @@ SCRIPTS = {
     "training_step": 3,
     "loader": 3,
     "evaluation": 2,
+    "analysis": 1,
     "scaling": 2,
 }
 """Each with its repeats: so many that all take about a quarter of an hour."""

@@ -47,3 +47,8 @@ def test_any_configuration_can_be_aligned() -> None:
     names: dict[str, object] = {}
     exec(compile(python_of("presets.md"), "docs/presets.md", "exec"), names)
     assert getattr(names["config"], "name", None) == "align-dn-detr-r50"
+
+
+def test_the_analysis_of_two_boxes_works(capsys) -> None:
+    exec(compile(python_of("analyze.md"), "docs/analyze.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("(0.0, 1.0, 1.0, 1.0, 1.0) 0.")

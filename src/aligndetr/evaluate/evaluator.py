@@ -70,8 +70,12 @@ def merge(parts: Sequence[Results]) -> Results:
     return merged
 
 
-def results_from_coco(entries: Sequence[Mapping[str, Any]], where: str) -> Results:
+def results_from_coco(
+    entries: Sequence[Mapping[str, Any]], where: str, *, first: int = 0
+) -> Results:
     """Return COCO results, as read from the file called `where`, as an array.
+
+    `first` is the place of the first entry in the file.
 
     Raises:
         DatasetError: an entry is not a COCO detection.
@@ -83,8 +87,9 @@ def results_from_coco(entries: Sequence[Mapping[str, Any]], where: str) -> Resul
             np.asarray_chkfinite(rows[index])
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
-                f"{where}: entry {index}: expected a COCO detection (image_id, category_id, "
-                f"bbox of 4 numbers, score), found {str(entry)[:80]}; write one such entry a box"
+                f"{where}: entry {first + index}: expected a COCO detection (image_id, "
+                f"category_id, bbox of 4 numbers, score), found {str(entry)[:80]}; "
+                "write one such entry a box"
             ) from error
     return rows
 
@@ -105,7 +110,7 @@ def score(results: Results, ground_truth: CocoDict) -> dict[str, object]:
     """
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     image_ids = [image["id"] for image in ground_truth["images"]]
-    _check_image_ids(results, image_ids)
+    check_image_ids(results, image_ids)
     if not (image_ids and categories):
         return {**dict.fromkeys(METRICS), "per_class": {}}
     shared = {"images": [{"id": image_id} for image_id in image_ids], "categories": categories}
@@ -119,7 +124,7 @@ def score(results: Results, ground_truth: CocoDict) -> dict[str, object]:
     metrics = (_known(value) for value in evaluator.stats)
     return {
         **dict(zip(METRICS, metrics, strict=True)),
-        "per_class": _per_class(evaluator.eval, _names(categories)),
+        "per_class": _per_class(evaluator.eval, class_names(categories)),
     }
 
 
@@ -138,7 +143,12 @@ def _rows(image_id: int, detections: Detections) -> Results:
     return rows[rows.isfinite().all(dim=1)].numpy()  # a diverged model finds nothing
 
 
-def _check_image_ids(results: Results, image_ids: Sequence[int]) -> None:
+def check_image_ids(results: Results, image_ids: Sequence[int]) -> None:
+    """Check that the results are of these images alone.
+
+    Raises:
+        DatasetError: They are not.
+    """
     unknown = np.setdiff1d(results[:, 0], np.array(image_ids, dtype=np.float64))
     if len(unknown):
         raise DatasetError(
@@ -198,7 +208,7 @@ def _per_class(
     }
 
 
-def _names(categories: Sequence[CocoCategory]) -> list[str]:
+def class_names(categories: Sequence[CocoCategory]) -> list[str]:
     """Return the class names; equal ones are told apart by their ids."""
     counts = Counter(category["name"] for category in categories)
     named = [(category["name"], category["id"]) for category in categories]

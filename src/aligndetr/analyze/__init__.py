@@ -1,0 +1,1 @@
+"""How well confidence and localisation of a detector agree, and what its errors cost."""
