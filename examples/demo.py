@@ -1,4 +1,4 @@
-"""Train a small Align-DETR on synthetic pictures, evaluate it and draw what it finds.
+"""Train a small Align-DETR on synthetic pictures, evaluate it, draw and analyse what it finds.
 
     python examples/demo.py [--minutes 4.5] [--out runs/demo]
 
@@ -40,6 +40,7 @@ def main() -> None:
     metrics = detector.evaluate(data)
     (options.out / "eval.json").write_text(json.dumps(metrics, indent=2) + "\n")
     draw(detector, data, options.out / "predictions")
+    detector.analyze(data, out=options.out)
     report(metrics, options.out, time.monotonic() - started)
 
 
@@ -62,6 +63,7 @@ def report(metrics: dict[str, object], out: Path, seconds: float) -> None:
         f"\nafter {seconds / 60:.1f} minutes, on {metrics['images']} held-out pictures: {numbers}\n"
         f"numbers   {out / 'eval.json'}\n"
         f"pictures  {out / 'predictions' / 'sheet.png'}\n"
+        f"report    {out / 'report.html'}\n"
         f"weights   {out / 'best.safetensors'}\n"
         f"next      aligndetr train --model align-dino-lite --data YOUR_DATA --out runs/mine\n"
     )

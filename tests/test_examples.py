@@ -22,3 +22,4 @@ def test_the_demonstration_leaves_numbers_and_pictures(tmp_path: Path):
     assert json.loads((out / "eval.json").read_text())["AP"] > 0.2
     assert len(list((out / "predictions").glob("*.png"))) == 13
     assert "sheet.png" in done.stdout
+    assert "Losses by layer" in (out / "report.html").read_text()

@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from aligndetr.errors import UserError
-from aligndetr.verbs import converting, presets, results, training
+from aligndetr.verbs import analyzing, converting, presets, results, training
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command("train")(training.train)
 app.command("eval")(results.evaluate)
 app.command("predict")(results.predict)
+app.command("analyze")(analyzing.analyze)
 app.command("convert")(converting.convert)
 app.command("models")(presets.models)
 
@@ -84,7 +85,7 @@ def aligndetr(
         ),
     ] = False,
 ) -> None:
-    """Detect objects with the DETR family: train, evaluate, predict."""
+    """Detect objects with the DETR family: train, evaluate, predict, analyse."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -41,6 +41,17 @@ WIDE_ENOUGH = 100
 """Columns of a terminal from which on the list of presets says what each is for."""
 UNFOLDED = 200
 """Columns where the output is no terminal."""
+ANALYSIS_ROWS = {
+    "AP": (("ap", "AP"), ("AP",)),
+    "AP if boxes were ranked by their IoU": (("oracle_ap", "AP"), ("oracle_AP",)),
+    "AP that misalignment costs": (("ap_cost",), ("ap_cost",)),
+    "recall of best boxes among the N most confident": (("br_recall", "1"),) * 2,
+    "the same, boxes worse by .05 accepted": (("br_recall_within", "0.05", "1"),) * 2,
+    "Pearson, confidence and IoU": (("pearson",),) * 2,
+    "mean IoU of the best boxes": (("mean_iou_br",),) * 2,
+    "mean IoU of the most confident boxes": (("mean_iou_hc",),) * 2,
+}
+"""What is printed of an analysis -> where it is in its file, and below the file's `intervals`."""
 
 
 def print_json(value: object) -> None:
@@ -75,6 +86,36 @@ def print_metrics(metrics: Mapping[str, object]) -> None:
     ]
     print_table(("class", *CLASS_METRICS), class_rows)
     typer.echo(f"{metrics['images']} images in {metrics['seconds']:.1f} s")
+
+
+def print_analysis(content: Mapping[str, object], out: Path) -> None:
+    """Print the main numbers of an analysis with their intervals, and where its report is."""
+    intervals = cast(Mapping[str, object], content["intervals"])
+    rows = [
+        (text, _number(_below(content, value)), _interval(_below(intervals, interval)))
+        for text, (value, interval) in ANALYSIS_ROWS.items()
+    ]
+    print_table(("number", "value", "95 % interval"), rows)
+    if "differences" in content:
+        differences = cast(Mapping[str, object], content["differences"])
+        apart = [(name, _interval(value)) for name, value in differences.items()]
+        print_table(("difference from the other", "95 % interval"), apart)
+    typer.echo(f"The report is {out / 'report.html'}; open it in a browser.")
+
+
+def _below(content: Mapping[str, object], keys: Sequence[str]) -> object:
+    """Return what is under some keys, one within the other."""
+    *parents, last = keys
+    for key in parents:
+        content = cast(Mapping[str, object], content[key])
+    return content[last]
+
+
+def _interval(value: object) -> str:
+    if value is None:
+        return ""
+    low, high = cast(Sequence[float], value)
+    return f"{low:.3f} to {high:.3f}"
 
 
 def print_found(found: Sequence[Mapping[str, object]], out: Path) -> None:

@@ -5,7 +5,7 @@ AP and its oracle in `average_precision.py`, errors in `error_types.py`, the res
 makes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,10 @@ class ClassCurve:
     at_75: tuple[float, ...] | None
 
 
+Replicates = Mapping[str, Floats]
+"""Some of the numbers (R,) in the replicates of the bootstrap, by their name in files."""
+
+
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """All that was measured; None stands where there was nothing to measure on."""
@@ -134,6 +138,7 @@ class Analysis:
     confusion: Confusion
     calibration: Calibration
     worst: tuple[Misaligned, ...]
+    replicates: Replicates
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of `analysis.json`; docs/analyze.md has its keys."""
@@ -233,12 +238,13 @@ def analyze(
     progress("classes and sizes")
     material = Material(record, measures, pairs, weights, costs)
     every: Costs = costs["all"]
+    resampled = sums.values(replicates)
     return Analysis(
         source=source,
         counts=_counts(record, overlaps),
         classes=record.classes,
         misalignment=sums.summary(weights.once, number),
-        misalignment_intervals=sums.summary(replicates, interval),
+        misalignment_intervals=Misalignment.of([interval(column) for column in resampled.T]),
         correlation=_correlation(pairs, weights),
         distributions=_distributions(record, overlaps, pairs),
         precision=every.precision,
@@ -252,6 +258,13 @@ def analyze(
         confusion=confusion,
         calibration=calibrate(record, overlaps, matches),
         worst=worst(record, overlaps),
+        replicates={
+            "br_recall": resampled[:, 0],
+            "mean_iou_br": resampled[:, -2],
+            "mean_iou_hc": resampled[:, -1],
+            "pearson": pearson(pairs, replicates),
+            **every.replicates,
+        },
     )
 
 

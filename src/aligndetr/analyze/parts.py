@@ -77,9 +77,15 @@ class Costs:
         return number(self.oracle.overall - self.plain.overall)
 
     @property
+    def replicates(self) -> dict[str, Floats]:
+        """AP and its cost (R,) in the replicates."""
+        plain, oracle = self.plain_replicates.overall, self.oracle_replicates.overall
+        return {"AP": plain, "ap_cost": oracle - plain}
+
+    @property
     def cost_interval(self) -> Interval:
         """The interval of the cost."""
-        return interval(self.oracle_replicates.overall - self.plain_replicates.overall)
+        return interval(self.replicates["ap_cost"])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aligndetr.analyze.alignment import alignment
 from aligndetr.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, save_weights
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
@@ -197,7 +198,8 @@ class Trainer:
             torch.random.fork_rng(devices=[]),  # so that training does not depend on it
         ):
             results = collect(self._detect(), self._loaders.val, progress=report)
-        metrics = score(merge(gather_object([results])), self._loaders.truth.coco_dict())
+        results, truth = merge(gather_object([results])), self._loaders.truth.coco_dict()
+        metrics = {**score(results, truth), **alignment(results, truth)}
         seconds = self._agree(time.monotonic() - start)[0]
         metrics |= {"images": len(self._loaders.truth), "seconds": seconds}
         is_best = self.position.best is None or _ap(metrics) > _ap(self.position.best)

@@ -1,0 +1,54 @@
+"""`aligndetr analyze`."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aligndetr.errors import ConfigError
+from aligndetr.tables import print_analysis, print_json
+from aligndetr.verbs.options import AsJson, DataFolder, counting
+
+
+def analyze(
+    data: DataFolder,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where report.html and analysis.json go.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A run folder or a .safetensors file.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="COCO results (JSON) of any detector, instead."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="RUN|FILE", help="Another run or file of results, shown beside."),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which part of the data.")] = "val",
+    as_json: AsJson = False,
+) -> None:
+    """See misalignment: how far the most confident boxes are from being the best ones."""
+    if (model is None) == (predictions is None):
+        found = "neither" if model is None else "both"
+        raise ConfigError(
+            f"aligndetr analyze: expected one of --model and --predictions, found {found}; "
+            "give a run of ours, or a JSON file of COCO results"
+        )
+    from aligndetr import api
+    from aligndetr.train.memory import keep_heap
+
+    keep_heap()
+    subject = predictions if model is None else api.Detector(model)
+    assert subject is not None
+    with redirect_stdout(sys.stderr), counting("images searched") as progress:
+        content = api.analyze(
+            subject, data, out=out, split=split, compare=compare, progress=progress
+        )
+    if as_json:
+        print_json(content)
+    else:
+        print_analysis(content, out)

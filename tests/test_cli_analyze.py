@@ -1,0 +1,97 @@
+"""`aligndetr analyze` as a user calls it: runs, foreign results, two side by side, mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aligndetr.api import Detector
+from aligndetr.cli import main
+
+
+@pytest.fixture
+def foreign(shapes: Path, tmp_path: Path) -> Path:
+    """Results of a detector that is not ours: every object but one, a little off."""
+    truth = json.loads((shapes / "val.json").read_text())
+    path = tmp_path / "results.json"
+    entries = [
+        {
+            "image_id": one["image_id"],
+            "category_id": one["category_id"],
+            "bbox": [one["bbox"][0] + 1, *one["bbox"][1:]],
+            "score": 0.9,
+        }
+        for one in truth["annotations"][1:]
+    ]
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def arguments(shapes: Path, out: Path, *more: object) -> list[str]:
+    return ["analyze", "--data", str(shapes), "--out", str(out), *map(str, more)]
+
+
+def test_a_run_is_analysed_with_the_history_of_its_training(
+    shapes: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments(shapes, tmp_path / "out", "--model", small_run)) == 0
+    shown = capsys.readouterr().out
+    assert "AP that misalignment costs" in shown
+    assert str(tmp_path / "out" / "report.html") in shown
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The training" in page
+    content = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert content["ap"]["AP"] == pytest.approx(Detector(small_run).evaluate(shapes)["AP"])
+
+
+def test_foreign_results_are_analysed_and_printed_as_json(
+    shapes: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments(shapes, tmp_path / "out", "--predictions", foreign, "--json")) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["title"] == str(foreign)
+    assert content["predictions"] == content["objects"] - 1
+    assert set(content["br_recall"]) == {"1", "2", "3", "4", "5"}
+    assert "The training" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_two_detectors_stand_side_by_side(
+    shapes: Path, small_run: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    more = ("--predictions", foreign, "--compare", small_run)
+    assert main(arguments(shapes, out, *more)) == 0
+    assert "difference from the other" in capsys.readouterr().out
+    differences = json.loads((out / "analysis.json").read_text())["differences"]
+    assert differences["AP"][0] > 0  # boxes of the ground truth against those of four steps
+    assert str(small_run) in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "expected one of --model and --predictions, found neither"),
+        (["--model", "a", "--predictions", "b.json"], "found both"),
+        (["--predictions", "no.json"], "no.json: expected a JSON file of COCO detections"),
+    ],
+)
+def test_mistakes_are_one_line(
+    more: list[str],
+    words: str,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(arguments(shapes, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_images_are_refused(
+    shapes: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    entries = json.loads(foreign.read_text())
+    foreign.write_text(json.dumps([{**entries[0], "image_id": 999}]))
+    assert main(arguments(shapes, tmp_path / "out", "--predictions", foreign)) == 2
+    assert "expected images of the ground truth" in capsys.readouterr().err
