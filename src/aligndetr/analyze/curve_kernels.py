@@ -1,4 +1,4 @@
-"""Numba code for precision-recall curves of weighted images."""
+"""Numba code for sums and precision-recall curves of weighted images."""
 
 import numpy as np
 from numba import njit
@@ -93,3 +93,23 @@ def _fill(curves: Floats) -> None:
     for index in range(curves.shape[0]):
         for place in range(curves.shape[1] - 2, -1, -1):
             curves[index, place] = max(curves[index, place], curves[index, place + 1])
+
+
+@njit(nogil=True, error_model="numpy")
+def weighted_sums(weights: Rows, images: Ints, columns: Floats, sums: Floats) -> None:
+    """Add up what images (n,) have, columns (n, M), for each row of weights (R, I).
+
+    A product of matrices, but BLAS would wait for its threads longer than it takes.
+
+    Args:
+        weights: (R, I).
+        images: (n,).
+        columns: (n, M).
+        sums: (R, M), to write to; holds 0.
+    """
+    for row in range(len(sums)):
+        for place in range(len(images)):
+            weight = weights[row, images[place]]
+            if weight > 0:
+                for column in range(columns.shape[1]):
+                    sums[row, column] += weight * columns[place, column]

@@ -99,6 +99,12 @@ class MisalignmentSums:
         of_objects = divide(objects[:, :half], objects[:, half:])
         return np.hstack((of_objects, divide(confident[:, :1], confident[:, 1:])))
 
+    def br_recall(self, weights: Rows) -> Floats:
+        """Return the BR recall at N (R,), without the work for all the other numbers."""
+        half = self.objects.columns.shape[1] // 2
+        few = Sums(self.objects.images, self.objects.columns[:, [0, half]]).weighted(weights)
+        return divide(few[:, 0], few[:, 1])
+
     def summary(self, weights: Rows, of_column: Callable[[Floats], T]) -> Misalignment[T]:
         """Return what `of_column` says of each number's values (R,)."""
         return Misalignment.of([of_column(column) for column in self.values(weights).T])

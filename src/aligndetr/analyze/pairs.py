@@ -80,7 +80,7 @@ def spearman(pairs: Pairs, weights: Rows) -> Floats:
         if total == 0:
             continue
         x, y = (values.ranks(counts) / total - 0.5 for values in (scores, iou))
-        sums = (np.dot(counts, column) for column in (x, y, x * x, y * y, x * y))
+        sums = ((counts * column).sum() for column in (x, y, x * x, y * y, x * y))
         found[row] = _correlation(total, *sums)
     return found
 

@@ -142,7 +142,7 @@ class Material:
             precision=precision,
             oracle_ap=costs.oracle_precision.ap,
             ap_cost=costs.cost,
-            br_recall_interval=interval(sums.values(self.weights.replicates)[:, 0]),
+            br_recall_interval=interval(sums.br_recall(self.weights.replicates)),
             pearson_interval=interval(pearson(pairs, self.weights.replicates)),
             ap_interval=precision.intervals[0],
             ap_cost_interval=costs.cost_interval,

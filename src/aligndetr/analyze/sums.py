@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligndetr.analyze.curve_kernels import Rows
+from aligndetr.analyze.compiled import call
+from aligndetr.analyze.curve_kernels import Rows, weighted_sums
 from aligndetr.analyze.record import Floats, Ints
-
-CHUNK = 64
-"""Replicates that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +18,9 @@ class Sums:
 
     def weighted(self, weights: Rows) -> Floats:
         """Return the sums (R, M) over images where image i counts weights[r, i] times."""
-        chunks = [
-            weights[start : start + CHUNK, self.images].astype(np.float64) @ self.columns
-            for start in range(0, len(weights), CHUNK)
-        ]
-        return np.concatenate([np.empty((0, self.columns.shape[1])), *chunks])
+        sums = np.zeros((len(weights), self.columns.shape[1]))
+        call(weighted_sums, weights, self.images, np.ascontiguousarray(self.columns), sums)
+        return sums
 
 
 def sum_by_image(images: Ints, columns: Floats) -> Sums:
