@@ -50,7 +50,7 @@ def draw(detector: Detector, data: Path, out: Path) -> None:
     found = [
         detector.predict(data / "images" / entry["file_name"], threshold=0.4) for entry in entries
     ]
-    out.mkdir(parents=True)
+    out.mkdir(exist_ok=True)
     pictures = [detections.plot() for detections in found]
     for entry, picture in zip(entries, pictures, strict=True):
         picture.save(out / f"{Path(entry['file_name']).stem}.png")

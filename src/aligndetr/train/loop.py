@@ -32,6 +32,7 @@ from aligndetr.train.evaluation import trial_seconds
 from aligndetr.train.finite import FiniteCheck
 from aligndetr.train.log import RunLog
 from aligndetr.train.optimizer import build_optimizer
+from aligndetr.train.pictures import write_sheet
 from aligndetr.train.schedule import factor, set_learning_rate
 from aligndetr.train.state import Position, Saved, Trained, averaged, random_state, save_state
 from aligndetr.types import Batch, Detect
@@ -200,6 +201,8 @@ class Trainer:
             results = collect(self._detect(), self._loaders.val, progress=report)
         results, truth = merge(gather_object([results])), self._loaders.truth.coco_dict()
         metrics = {**score(results, truth), **alignment(results, truth)}
+        if self._accelerator.is_main_process:
+            write_sheet(self._out, self.position.step, results, self._loaders.truth)
         seconds = self._agree(time.monotonic() - start)[0]
         metrics |= {"images": len(self._loaders.truth), "seconds": seconds}
         is_best = self.position.best is None or _ap(metrics) > _ap(self.position.best)
