@@ -8,6 +8,7 @@ from analysis_cases import NOTHING, found, random_case, truth
 FULL = [0.0, 0.0, 10.0, 10.0]
 HALF = [0.0, 0.0, 10.0, 5.0]
 MOST = [0.0, 0.0, 10.0, 9.5]
+EDGE = [9.5, 0.0, 10.0, 10.0]
 FAR = [50.0, 50.0, 10.0, 10.0]
 
 
@@ -25,6 +26,7 @@ def worst_of(results, ground_truth) -> tuple[Misaligned, ...]:
         (found((1, 1, 0.5, FULL)), truth([(1, 1, FULL)])),  # aligned
         (found((1, 1, 0.9, MOST), (1, 1, 0.5, FULL)), truth([(1, 1, FULL)])),  # nearly as good
         (found((1, 1, 0.9, FAR), (1, 1, 0.5, FULL)), truth([(1, 1, FULL)])),  # not its box
+        (found((1, 1, 0.9, EDGE), (1, 1, 0.5, FULL)), truth([(1, 1, FULL)])),  # it only touches
     ],
 )
 def test_where_nothing_is_misaligned_nothing_is_shown(results, ground_truth):

@@ -1,9 +1,9 @@
 """The objects where confidence and IoU disagree most: a gallery.
 
 An object is misaligned where its best-regressed (BR) sample is not among the N most confident
-predictions of the image, while one of those N overlaps this object more than any other, and by
-an IoU that is lower than the BR sample's by at least `LEAST_GAP`. Of several such the most
-confident is shown. Objects are sorted by that one's score times the IoU that is lost, at most
+predictions of the image, while one of those N overlaps this object more than any other, by an IoU
+of at least `LEAST_IOU` (a box that merely touches it is one of something else) that is lower than
+the BR sample's by at least `LEAST_GAP`. Of several such the most confident is shown. Objects are sorted by that one's score times the IoU that is lost, at most
 `IN_AN_IMAGE` an image.
 """
 
@@ -15,7 +15,7 @@ from aligndetr.analyze.misalignment import recalled
 from aligndetr.analyze.overlaps import ANY, Overlaps, iou_of
 from aligndetr.analyze.record import Ints, Record
 
-LEAST_GAP = 0.1
+LEAST_IOU, LEAST_GAP = 0.1, 0.1
 SHOWN = 24
 IN_AN_IMAGE = 2
 
@@ -69,8 +69,9 @@ def worst(record: Record, overlaps: Overlaps) -> tuple[Misaligned, ...]:
 
 
 def _most_confident(record: Record, overlaps: Overlaps) -> Ints:
-    """(O,) The most confident of the top N that overlaps the object most of all, -1 for none."""
-    top = np.flatnonzero(overlaps.highest_confidence(record) & (overlaps.object[:, ANY] >= 0))
+    """(O,) The most confident of the top N that is a box of the object, -1 for none."""
+    is_near = overlaps.iou[:, ANY] >= LEAST_IOU
+    top = np.flatnonzero(overlaps.highest_confidence(record) & is_near)
     things, first = np.unique(overlaps.object[top, ANY], return_index=True)
     chosen = np.full(len(record.objects), -1)
     chosen[things] = top[first]
