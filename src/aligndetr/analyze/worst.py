@@ -3,8 +3,8 @@
 An object is misaligned where its best-regressed (BR) sample is not among the N most confident
 predictions of the image, while one of those N overlaps this object more than any other, by an IoU
 of at least `LEAST_IOU` (a box that merely touches it is one of something else) that is lower than
-the BR sample's by at least `LEAST_GAP`. Of several such the most confident is shown. Objects are sorted by that one's score times the IoU that is lost, at most
-`IN_AN_IMAGE` an image.
+the BR sample's by at least `LEAST_GAP`. Of several such the most confident is shown. Objects are
+sorted by that one's score times the IoU that is lost, at most `IN_AN_IMAGE` an image.
 """
 
 from dataclasses import dataclass
