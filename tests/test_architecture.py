@@ -25,6 +25,8 @@ FLOORS = (
     {"train", "convert", "export", "integrations"},
     {"runs", "analyze", "cost"},
     {"api", "tables"},
+    {"reproduce"},
+    {"cli_reproduce"},
     {"cli", "demo"},
     {"__init__", "__main__"},
 )
@@ -36,7 +38,7 @@ NEIGHBOURS = {"predict", "pictures", "checkpoint", "evaluate"}
 LONGEST_FILE = 400
 LONGEST_BODY = 60
 MOST_PARAMETERS = 9
-WIDE = {("cli.py", "train"), ("runs.py", "train")}
+WIDE = {("cli.py", "train"), ("runs.py", "train"), ("cli_reproduce.py", "reproduce")}
 """Functions with one parameter for every option of a command."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

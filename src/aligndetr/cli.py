@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from aligndetr.cli_reproduce import reproduce
 from aligndetr.errors import ConfigError, UserError
 from aligndetr.tables import (
     print_converted,
@@ -40,6 +41,7 @@ SMALLEST_SIDE = 64
 CLICK_ERROR = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(reproduce)
 
 
 class Device(StrEnum):
