@@ -11,7 +11,7 @@ from aligndetr.model.build import build_model
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.types import ImageBatch, Targets
 
-SIZE_HW = (128, 160)
+SIZE_HW = (64, 96)
 IMAGES = 2
 OBJECTS = 3
 """Of each image."""
@@ -35,13 +35,14 @@ def one_step(config: AnyConfig) -> float:
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm)
-    assert math.isfinite(float(loss)), f"{config.name}: a loss of {float(loss)}"
+    value = float(loss.detach())
+    assert math.isfinite(value), f"{config.name}: a loss of {value}"
     assert math.isfinite(float(norm)), f"{config.name}: a gradient of {float(norm)}"
     watched = max(network.parameters(), key=_gradient_size)
     before = watched.detach().clone()
     optimizer.step()
     assert not torch.equal(watched, before), f"{config.name}: nothing was learned"
-    return float(loss)
+    return value
 
 
 def _gradient_size(parameter: torch.nn.Parameter) -> float:

@@ -204,5 +204,6 @@ def _read(file: Path) -> dict[str, Any] | None:
 @contextmanager
 def _logged(file: Path) -> Generator[None]:
     """Let what is said on the way go to a file: the progress of many trainings is one line each."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         yield
