@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from aligndetr.checkpoint import load_weights
-from aligndetr.reproduce import laptop
+from aligndetr.reproduce import laptop, trials
 from aligndetr.reproduce.catalogue import EXPERIMENTS
 from aligndetr.reproduce.experiment import Experiment
 from aligndetr.reproduce.laptop import Plan, run
 from aligndetr.reproduce.outcome import Outcome
 from aligndetr.reproduce.pairing import write_start
-from aligndetr.reproduce.report import write_report
+from aligndetr.reproduce.report import markdown, write_report
 from aligndetr.reproduce.small import DataSet
 from aligndetr.reproduce.trials import Place, locked, train_trial
+from aligndetr.train.finite import DivergenceError
 from aligndetr.train.loop import Trainer
 from small import SMALL
 
@@ -149,6 +150,20 @@ def test_a_training_without_a_state_starts_anew(plan_of: PlanOf, two_arms: Exper
     place.run.mkdir(parents=True)
     (place.run / "config.yaml").write_text("left by a run that was killed")
     assert train_trial(trial, plan.data, place)["steps"] == 2
+
+
+def test_a_training_that_diverges_has_no_numbers(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(**_: object) -> None:
+        raise DivergenceError("step 3: infinite")
+
+    monkeypatch.setattr(trials, "train", diverging)
+    (outcome,), said = quietly(plan_of(two_arms))
+    assert "AP -," in said[0]
+    assert outcome.arms[0].by_seed == {}
+    assert outcome.judged(two_arms.claims[0]) == "not measured"
+    assert "| baseline (Focal loss) | 1 | 49.0 | +0.0 | - | - |" in markdown(outcome)
 
 
 def test_a_folder_is_for_one_process_until_that_has_gone(tmp_path: Path) -> None:

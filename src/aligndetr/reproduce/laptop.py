@@ -116,15 +116,11 @@ def run(plan: Plan, *, say: Say, report: Callable[[Sequence[Outcome]], None]) ->
     weights = [_chosen(plan, *pair) for pair in arms]
     outcomes: list[Outcome] = []
     for seed in range(1, plan.seeds + 1):
-        queue.run(
-            _unique(
-                plan,
-                (
-                    plan.trial(*pair, weight=weight, seed=seed)
-                    for pair, weight in zip(arms, weights, strict=True)
-                ),
-            )
-        )
+        trials = [
+            plan.trial(*pair, weight=weight, seed=seed)
+            for pair, weight in zip(arms, weights, strict=True)
+        ]
+        queue.run(_unique(plan, trials), measured=trials)
         outcomes = _outcomes(plan, weights, seed)
         report(outcomes)
     return outcomes
@@ -159,6 +155,7 @@ def _outcomes(plan: Plan, weights: Sequence[float | None], seeds: int) -> list[O
         places = {seed: plan.place(trial) for seed, trial in trials.items()}
         config = plan.config(arm)
         by_seed = {seed: measure_trial(config, plan.data, place) for seed, place in places.items()}
+        by_seed = {seed: found for seed, found in by_seed.items() if found}
         tuned = {
             trial.weight: _tuned_ap(plan, trial)
             for trial in plan.tuning(experiment, arm)
@@ -177,25 +174,33 @@ class _Queue:
         self._plan, self._total, self._say = plan, total, say
         self._done, self._trained, self._seconds = 0, 0, 0.0
 
-    def run(self, trials: Sequence[Trial]) -> None:
-        """Train all that are not; those of another process are waited for."""
+    def run(self, trials: Sequence[Trial], measured: Sequence[Trial] = ()) -> None:
+        """Train all that are not; those of another process are waited for.
+
+        Of `measured` several may be one training, whose predictions become detections differently.
+        """
+        configs: dict[str, list[AnyConfig]] = {}
+        for trial in measured:
+            configs.setdefault(trial.name(self._plan.data), []).append(trial.config)
         waiting, idle = deque(trials), 0
         while waiting:
             trial = waiting.popleft()
             place = self._plan.place(trial)
             with locked(place.folder) as is_ours:
                 if is_ours:
-                    self._run(trial, place)
+                    self._run(trial, place, configs.get(place.folder.name, []))
             idle = 0 if is_ours else idle + 1
             if not is_ours:
                 waiting.append(trial)
             if idle > len(waiting):
                 time.sleep(WAIT_SECONDS)
 
-    def _run(self, trial: Trial, place: Place) -> None:
+    def _run(self, trial: Trial, place: Place, configs: Sequence[AnyConfig]) -> None:
         was_done = place.trained() is not None
         start = time.monotonic()
         done = train_trial(trial, self._plan.data, place)
+        for config in configs:
+            measure_trial(config, self._plan.data, place)
         self._done += 1
         if was_done:
             return

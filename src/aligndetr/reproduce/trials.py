@@ -41,7 +41,8 @@ from aligndetr.model.postprocess import detect_with
 from aligndetr.reproduce import misalignment
 from aligndetr.reproduce.pairing import write_start
 from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial
-from aligndetr.runs import resume, train
+from aligndetr.runs import Run, resume, train
+from aligndetr.train.finite import DivergenceError
 from aligndetr.train.state import STATE_FILE
 from aligndetr.types import Detect
 
@@ -108,22 +109,23 @@ def _take(lock: Path) -> bool:
 def train_trial(trial: Trial, data: DataSet, place: Place) -> Mapping[str, Any]:
     """Return AP and seconds of the trial's training, which is done if it was not.
 
-    An interrupted one goes on where its state was saved last, or else from its start.
+    An interrupted one goes on where its state was saved last, or else from its start. One that
+    diverges is finished, without AP.
     """
     if (done := place.trained()) is not None:
         return done
-    start = time.monotonic()
+    start, problem = time.monotonic(), None
+    metrics: Mapping[str, Any] = {}
     with _logged(place.folder / "log.txt"):
-        if (place.run / STATE_FILE).is_file():
-            run = resume(place.run)
-        else:
-            run = _begin(trial, data, place)
-    shutil.rmtree(place.run / STATE_FOLDER)
-    (place.run / BEST_WEIGHTS).unlink(missing_ok=True)
-    if trial.seed == TUNING_SEED:  # only its AP is of use
-        place.weights.unlink()
+        try:
+            is_begun = (place.run / STATE_FILE).is_file()
+            metrics = (resume(place.run) if is_begun else _begin(trial, data, place)).metrics
+        except DivergenceError as error:
+            problem = str(error)
+    _tidy(trial, place)
     done = {
-        "AP": run.metrics.get("AP"),
+        "AP": metrics.get("AP"),
+        "problem": problem,
         "steps": trial.steps,
         "seed": trial.seed,
         "class_weight": trial.weight,
@@ -133,7 +135,15 @@ def train_trial(trial: Trial, data: DataSet, place: Place) -> Mapping[str, Any]:
     return done
 
 
-def _begin(trial: Trial, data: DataSet, place: Place) -> Any:
+def _tidy(trial: Trial, place: Place) -> None:
+    """Remove what is of no further use: of a training that chooses weights only its AP is."""
+    shutil.rmtree(place.run / STATE_FOLDER, ignore_errors=True)
+    (place.run / BEST_WEIGHTS).unlink(missing_ok=True)
+    if trial.seed == TUNING_SEED:
+        place.weights.unlink(missing_ok=True)
+
+
+def _begin(trial: Trial, data: DataSet, place: Place) -> Run:
     shutil.rmtree(place.run, ignore_errors=True)
     start = place.folder / "start.safetensors"
     write_start(start, trial.trained_config(data), data)
@@ -148,8 +158,11 @@ def _begin(trial: Trial, data: DataSet, place: Place) -> Any:
 def measure_trial(config: AnyConfig, data: DataSet, place: Place) -> dict[str, float]:
     """Return the metrics of a finished trial in per cent, measured if they were not.
 
-    `config` says how its predictions become detections. The analysis is kept beside them.
+    `config` says how its predictions become detections. The analysis is kept beside them. There
+    are none of one that diverged.
     """
+    if (done := place.trained()) is None or done["problem"] is not None:
+        return {}
     file = place.folder / f"measured-{_digest(config)}.json"
     found = _read(file)
     if found is None or (misalignment.is_available() and not found["analysis"]):
