@@ -26,6 +26,7 @@ FLOORS = (
     {"train", "convert", "export", "integrations"},
     {"runs", "report", "cost"},
     {"api", "tables"},
+    {"reproduce"},
     {"verbs"},
     {"cli", "demo"},
     {"__init__", "__main__"},
@@ -38,7 +39,7 @@ NEIGHBOURS = {"predict", "pictures", "checkpoint", "evaluate"}
 LONGEST_FILE = 400
 LONGEST_BODY = 60
 MOST_PARAMETERS = 9
-WIDE = {("verbs/training.py", "train"), ("runs.py", "train")}
+WIDE = {("verbs/training.py", "train"), ("runs.py", "train"), ("verbs/reproducing.py", "reproduce")}
 """Functions with one parameter for every option of a command."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

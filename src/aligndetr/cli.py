@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from aligndetr.errors import UserError
-from aligndetr.verbs import analyzing, converting, presets, results, training
+from aligndetr.verbs import analyzing, converting, presets, reproducing, results, training
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -27,6 +27,7 @@ app.command("eval")(results.evaluate)
 app.command("predict")(results.predict)
 app.command("analyze")(analyzing.analyze)
 app.command("convert")(converting.convert)
+app.command("reproduce")(reproducing.reproduce)
 app.command("models")(presets.models)
 
 

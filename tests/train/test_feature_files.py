@@ -153,6 +153,16 @@ def test_a_run_on_files_is_the_run_on_memory_and_the_next_one_finds_them(lab: La
             assert torch.equal(tensor, model.state_dict()[name])
 
 
+def test_runs_of_several_seeds_find_views_that_have_a_seed_of_their_own(lab: Lab) -> None:
+    alike = on_files(lab).with_data(cache_seed=5)
+    orders: list[list[tuple[int, ...]]] = []
+    for seed, runs in ((1, 2 * 10 / 2 + 6 / 2), (2, 0)):
+        found, model = runs_of_backbone(alike.with_training(seed=seed), f"seed-{seed}")
+        assert found == runs
+        orders.append(model.seen)
+    assert orders[0] != orders[1]  # each still has its own order
+
+
 def key(
     lab: Lab,
     *,
@@ -185,6 +195,8 @@ def test_the_key_is_that_of_what_decides_on_the_features(lab: Lab, tmp_path: Pat
         key(renumbered(lab)),
     ]
     assert len({same, *others}) == 1 + len(others)
+    assert key(lab.with_data(cache_seed=0)) == same  # the lab's own seed
+    assert key(lab.with_data(cache_seed=0).with_training(seed=1)) == same
     evaluation = key(lab, training=False)
     assert key(lab.with_training(seed=1), training=False) == evaluation
 

@@ -80,6 +80,9 @@ class Data(Settings):
     """Compute the frozen backbone's maps once and train on them; needs backbone.freeze=all."""
     cached_views: PositiveInt = 4
     """How many augmented views of each image the cache holds."""
+    cache_seed: Count | None = None
+    """Decides on the cached views; null takes the training's own seed. Runs of several seeds that
+    give it find each other's views in `feature_folder`, and still draw from them in their order."""
     feature_folder: str | None = None
     """Keep the cache in files below this folder: for sets larger than memory, and for later runs
     on the same images, augmentation and backbone, which find it there."""

@@ -111,6 +111,10 @@ class EpochSampler(Sampler[Draw]):
         """Choose the epoch that the next iteration gives; accelerate's loaders call this."""
         self._epoch = epoch
 
+    def seeded(self, seed: int) -> EpochSampler:
+        """Return a sampler of the same rows with another seed."""
+        return EpochSampler(self._rows, seed=seed)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -185,8 +185,8 @@ def feature_key(
     """Return a name for the features of a split: a digest of all that decides on them.
 
     That is the backbone's weights and precision, how images reach it, which images there are (by
-    id, path, size and time of change) and their objects, and in training the seed and the number of
-    views.
+    id, path, size and time of change) and their objects, and in training the seed of the views
+    and their number.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
@@ -200,7 +200,8 @@ def feature_key(
         data.eval_batch_size,
     ]
     if training:
-        told += [config.training.seed, data.cached_views, data.keep_empty]
+        seed = config.training.seed if data.cache_seed is None else data.cache_seed
+        told += [seed, data.cached_views, data.keep_empty]
     digest.update(json.dumps(told, default=str).encode())
     digest.update(annotations.images.ids.tobytes())
     for index in range(len(annotations)):

@@ -64,8 +64,9 @@ def cache_training(
 ) -> Dataset[CachedView]:
     """Return the features of the images of a training loader.
 
-    The views are what the images would be in the first `data.cached_views` epochs, or in as
-    many of them as there is room for and are done by the deadline, but at least one.
+    The views are what the images would be in the first `data.cached_views` epochs (of a training
+    with the seed `data.cache_seed`, if that is given), or in as many of them as there is room for
+    and are done by the deadline, but at least one.
 
     Args:
         compute: The backbone, in evaluation mode.
@@ -82,7 +83,10 @@ def cache_training(
         ConfigError: There is no room for one view of each image.
     """
     dataset: DetectionDataset = cast(Any, loader.dataset)
-    draws = _draws(cast(EpochSampler, loader.sampler), dataset.annotations, data.cached_views)
+    sampler = cast(EpochSampler, loader.sampler)
+    if data.cache_seed is not None:
+        sampler = sampler.seeded(data.cache_seed)
+    draws = _draws(sampler, dataset.annotations, data.cached_views)
     images = len(draws) // data.cached_views
     batches = DataLoader(
         dataset,

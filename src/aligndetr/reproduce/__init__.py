@@ -1,0 +1,1 @@
+"""The paper's tables and figures as data, and two ways to run them: in full, and on a laptop."""

@@ -1,0 +1,144 @@
+"""What an experiment gave: metrics by arm and seed, differences to the baseline, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from aligndetr.config.schema import AnyConfig
+from aligndetr.reproduce.experiment import Arm, Claim, Experiment
+from aligndetr.reproduce.small import DataSet
+from aligndetr.reproduce.statistics import (
+    BySeed,
+    Difference,
+    Verdict,
+    chain_verdict,
+    difference,
+    summary,
+    verdict,
+)
+from aligndetr.reproduce.trials import Place
+
+
+@dataclass(frozen=True)
+class ArmOutcome:
+    """One arm: its chosen class weight, metrics in per cent by seed, and where its trials are.
+
+    `tuned` is the AP (in [0, 1]) of every class weight of the grid.
+    """
+
+    arm: Arm
+    config: AnyConfig
+    weight: float | None
+    by_seed: Mapping[int, Mapping[str, float]]
+    places: Mapping[int, Place]
+    tuned: Mapping[float, float]
+    steps: int
+
+    def values(self, metric: str) -> BySeed:
+        """Return a metric by seed, where it was measured."""
+        return {seed: found[metric] for seed, found in self.by_seed.items() if metric in found}
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the chosen weight is the grid's smallest or largest: others may be better."""
+        return len(self.tuned) > 1 and self.weight in (min(self.tuned), max(self.tuned))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of an experiment at laptop scale; arms without such a version are left out."""
+
+    experiment: Experiment
+    arms: tuple[ArmOutcome, ...]
+    data: DataSet
+
+    def arm(self, key: str) -> ArmOutcome | None:
+        """Return the arm of that key, if it was trained."""
+        return next((outcome for outcome in self.arms if outcome.arm.key == key), None)
+
+    def to_baseline(self, key: str, metric: str) -> Difference | None:
+        """Return how much better an arm is than the baseline."""
+        return self.between(key, self.experiment.baseline, metric)
+
+    def between(self, better: str, worse: str, metric: str) -> Difference | None:
+        """Return the paired difference of two arms; None where one was not measured."""
+        ours, theirs = self.arm(better), self.arm(worse)
+        if ours is None or theirs is None:
+            return None
+        return difference(ours.values(metric), theirs.values(metric))
+
+    def judged(self, claim: Claim) -> Verdict:
+        """Return whether the order that the paper claims holds here."""
+        pairs: list[Verdict] = [
+            verdict(self.between(better, worse, claim.metric))
+            for better, worse in pairwise(claim.order)
+        ]
+        return chain_verdict(pairs)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that any arm has, in the order in which they were measured."""
+        names = (name for arm in self.arms for found in arm.by_seed.values() for name in found)
+        return list(dict.fromkeys(names))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it, for programs: the content of table.json."""
+        return {
+            "experiment": self.experiment.name,
+            "title": self.experiment.title,
+            "scale": "laptop",
+            "data": self.data.name,
+            "data_digest": self.data.digest,
+            "images": self.data.images,
+            "baseline": self.experiment.baseline,
+            "arms": [self._arm_json(arm) for arm in self.experiment.arms],
+            "claims": [self._claim_json(claim) for claim in self.experiment.claims],
+        }
+
+    def _arm_json(self, arm: Arm) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "key": arm.key,
+            "label": arm.label,
+            "preset": arm.preset,
+            "overrides": list(arm.overrides),
+            "paper": dict(arm.paper),
+        }
+        outcome = self.arm(arm.key)
+        if outcome is None:
+            return {**told, "ours": None}
+        metrics = {
+            name: {
+                "by_seed": {str(seed): value for seed, value in outcome.values(name).items()},
+                "summary": _as_json(summary(outcome.values(name))),
+                "to_baseline": _as_json(self.to_baseline(arm.key, name)),
+            }
+            for name in self.metrics
+        }
+        return {
+            **told,
+            "class_weight": outcome.weight,
+            "class_weight_is_at_edge": outcome.is_at_edge,
+            "tuned_AP": {f"{weight:g}": 100 * ap for weight, ap in outcome.tuned.items()},
+            "steps": outcome.steps,
+            "trials": {str(seed): place.folder.name for seed, place in outcome.places.items()},
+            "ours": metrics,
+        }
+
+    def _claim_json(self, claim: Claim) -> dict[str, Any]:
+        return {
+            "text": claim.text,
+            "order": list(claim.order),
+            "metric": claim.metric,
+            "verdict": self.judged(claim),
+            "differences": [
+                _as_json(self.between(better, worse, claim.metric))
+                for better, worse in pairwise(claim.order)
+            ],
+        }
+
+
+def _as_json(record: Any) -> dict[str, Any] | None:
+    return None if record is None else asdict(record)

@@ -1,0 +1,138 @@
+"""The picture of an outcome: dots by arm, or what the figure of the paper shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from aligndetr.reproduce.outcome import ArmOutcome, Outcome
+from aligndetr.reproduce.predictions import draw_predictions
+from aligndetr.reproduce.statistics import difference, summary
+from aligndetr.reproduce.trials import analysis_of_trial
+
+PICTURE = "picture.png"
+DOTS = ("AP", "AP75", "br_recall_1", "pearson")
+MULTIPLES = ("1", "2", "3", "4", "5")
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """Write the picture that the experiment has; dots where there is nothing for its own."""
+    if outcome.experiment.picture == "boxes":
+        draw_predictions(outcome.arms[0], outcome.data, folder / PICTURE)
+        return
+    drawers: dict[str, Callable[[Outcome], Figure | None]] = {
+        "recall": _recall,
+        "density": _density,
+        "curves": _curves,
+    }
+    drawer = drawers.get(outcome.experiment.picture)
+    figure = (drawer and drawer(outcome)) or _dots(outcome)
+    FigureCanvasAgg(figure)
+    figure.savefig(folder / PICTURE, dpi=150)
+
+
+def _dots(outcome: Outcome) -> Figure:
+    """Return a panel a metric: a dot a seed, the mean, and the interval of the paired difference.
+
+    The bar stands on the baseline's mean plus the difference, so that one that does not touch the
+    baseline's line is a difference that can be told.
+    """
+    metrics = [name for name in DOTS if name in outcome.metrics]
+    height = 1.2 + 0.4 * len(outcome.arms)
+    figure = Figure(figsize=(3.2 * max(len(metrics), 1) + 2, height), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, max(len(metrics), 1), sharey=True))
+    for axes, metric in zip(panels, metrics, strict=False):
+        for row, arm in enumerate(outcome.arms):
+            _dot_row(axes, row, arm, outcome, metric)
+        axes.set_xlabel(metric)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(outcome.arms)), [arm.arm.label for arm in outcome.arms])
+    panels[0].invert_yaxis()
+    figure.suptitle(f"{outcome.experiment.heading}, {outcome.data.name}")
+    return figure
+
+
+def _dot_row(axes: Axes, row: int, arm: ArmOutcome, outcome: Outcome, metric: str) -> None:
+    values, baseline = arm.values(metric), outcome.arm(outcome.experiment.baseline)
+    found = summary(values)
+    if found is None:
+        return
+    axes.plot(list(values.values()), [row] * len(values), "o", color="0.6", markersize=4)
+    axes.plot([found.mean], [row], "D", color="C0", markersize=6)
+    if baseline is None or not (reference := summary(baseline.values(metric))):
+        return
+    if arm is baseline:
+        axes.axvline(reference.mean, color="C3", linewidth=1)
+        return
+    change = difference(values, baseline.values(metric))
+    if change is not None and change.low is not None and change.high is not None:
+        ends = [reference.mean + change.low, reference.mean + change.high]
+        axes.plot(ends, [row, row], "-", color="C0", linewidth=2)
+
+
+def _recall(outcome: Outcome) -> Figure | None:
+    """Return Figure 1: recall of best-regressed samples by multiples of N, and IoU histograms."""
+    if "br_recall_1" not in outcome.metrics:
+        return None
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for arm in outcome.arms:
+        shares = [mean(arm.values(f"br_recall_{m}").values()) for m in MULTIPLES]
+        left.plot([f"{m}N" for m in MULTIPLES], shares, "o-", label=arm.arm.label)
+    left.set_ylabel("recall of best-regressed samples, %")
+    left.legend()
+    _histogram(right, analysis_of(outcome.arms[0]), outcome.arms[0].arm.label)
+    return figure
+
+
+def _histogram(axes: Axes, analysis: Mapping[str, Any], label: str) -> None:
+    found = analysis.get("histogram")
+    if not found:
+        return
+    for name in ("best_regressed", "highest_confidence"):
+        axes.stairs(found[name], found["edges"], label=name.replace("_", " "), fill=True, alpha=0.5)
+    axes.set_xlabel(f"IoU, {label}")
+    axes.legend()
+
+
+def _density(outcome: Outcome) -> Figure | None:
+    """Return Figure 4: how often matched predictions have a confidence and an IoU."""
+    maps = [(arm, analysis_of(arm).get("density")) for arm in outcome.arms]
+    known = [(arm, found) for arm, found in maps if found]
+    if not known:
+        return None
+    figure = Figure(figsize=(5 * len(known), 4.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(known)))
+    for axes, (arm, found) in zip(panels, known, strict=True):
+        low, high = found["edges"][0], found["edges"][-1]
+        axes.imshow(found["counts"], origin="lower", extent=(low, high, low, high), cmap="magma")
+        pearson = summary(arm.values("pearson"))
+        told = "" if pearson is None else f", Pearson {pearson.mean / 100:.2f}"
+        axes.set(title=arm.arm.label + told, xlabel="IoU", ylabel="confidence")
+    return figure
+
+
+def analysis_of(arm: ArmOutcome) -> Mapping[str, Any]:
+    """Return the analysis of an arm's first seed."""
+    return analysis_of_trial(arm.config, arm.places[min(arm.places)])
+
+
+def _curves(outcome: Outcome) -> Figure:
+    """Return Figure A: AP over steps, a line a seed."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, arm in enumerate(outcome.arms):
+        for seed, place in arm.places.items():
+            steps, values = zip(*place.curve(), strict=True)
+            label = arm.arm.label if seed == min(arm.places) else None
+            axes.plot(steps, values, "o-", color=f"C{number}", alpha=0.7, markersize=3, label=label)
+    axes.set(xlabel="step", ylabel="AP, %")
+    axes.legend()
+    return figure

@@ -1,0 +1,90 @@
+"""The paper's scale: commands, estimates, and a step of every arm."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aligndetr.config.codec import override
+from aligndetr.config.presets import get_preset
+from aligndetr.reproduce.catalogue import EXPERIMENTS, find
+from aligndetr.reproduce.check import one_step
+from aligndetr.reproduce.command import reproduce_full
+from aligndetr.reproduce.experiment import Arm
+from aligndetr.reproduce.full import FullArm, full_arms, script
+
+
+@pytest.fixture(scope="module")
+def arms() -> list[FullArm]:
+    return full_arms(find(["4", "5", "7"]))
+
+
+def by_key(arms: list[FullArm], experiment: str, key: str) -> FullArm:
+    return next(arm for arm in arms if (arm.experiment, arm.arm.key) == (experiment, key))
+
+
+def test_equal_arms_are_trained_once(arms: list[FullArm]) -> None:
+    first, again = by_key(arms, "4", "focal"), by_key(arms, "5", "focal")
+    assert first.shares is None
+    assert again.shares == "4, baseline (Focal loss)"
+    assert again.run == first.run
+    assert "train" not in again.command
+    assert again.gpu_hours == 0
+
+
+def test_both_rows_of_the_iou_branch_are_one_training(arms: list[FullArm]) -> None:
+    unfused, fused = by_key(arms, "4", "iou-branch*"), by_key(arms, "4", "iou-branch")
+    assert fused.run == unfused.run
+    assert "'postprocess.iou_power=0'" in unfused.command.replace("'\"'\"'", "'")
+    assert "'postprocess.iou_power=0.3'" in fused.command.replace("'\"'\"'", "'")
+
+
+def test_the_command_says_what_the_arm_is(arms: list[FullArm]) -> None:
+    arm = by_key(arms, "4", "qfl-1")
+    words = shlex.split(arm.command.splitlines()[0])
+    assert words[:6] == ["accelerate", "launch", "--num_processes", "8", "-m", "aligndetr"]
+    sets = words[words.index("--set") + 1 :]
+    expected = override(arm.arm.config(), ["data.batch_size=2"])
+    assert override(get_preset(words[words.index("--model") + 1]), sets) == expected
+    assert (arm.epochs, arm.batch_size) == (12, 16)
+
+
+def test_hours_are_those_of_the_published_speed(arms: list[FullArm]) -> None:
+    (detr,) = [arm for arm in full_arms(find(["2"])) if arm.arm.key == "detr-r50"]
+    assert 1000 < detr.gpu_hours < 4000  # 2000 are published
+    dino = by_key(arms, "4", "focal")
+    assert dino.gpu_hours == pytest.approx(dino.gmacs * 12 / 25)
+
+
+def test_the_script_is_one_that_a_shell_can_read(arms: list[FullArm], tmp_path: Path) -> None:
+    path = tmp_path / "reproduce.sh"
+    path.write_text(script(arms))
+    subprocess.run(["sh", "-n", str(path)], check=True)
+    refused = subprocess.run(["sh", str(path)], capture_output=True, text=True, env={})
+    assert refused.returncode != 0
+    assert "the folder of COCO 2017" in refused.stderr
+
+
+def test_the_list_is_written_beside_the_script(tmp_path: Path) -> None:
+    said: list[str] = []
+    reproduce_full(["7"], tmp_path, check=False, say=said.append)
+    assert (tmp_path / "reproduce.json").is_file()
+    assert re.search(r"reproduce\.sh: the commands", said[0])
+
+
+def unique_arms() -> list[Arm]:
+    made = full_arms(list(EXPERIMENTS.values()))
+    return [arm.arm for arm in made if arm.shares is None]
+
+
+@pytest.mark.parametrize(("table", "key"), [("4", "vfl"), ("2", "detr-r50")])
+def test_an_arm_takes_a_step(table: str, key: str) -> None:
+    one_step(EXPERIMENTS[table].arm(key).config())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", unique_arms(), ids=lambda arm: f"{arm.preset}-{arm.key}")
+def test_every_arm_takes_a_step(arm: Arm) -> None:
+    one_step(arm.config())

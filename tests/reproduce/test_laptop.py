@@ -1,0 +1,203 @@
+"""Experiments at laptop scale: pairs, resuming, and a whole small one."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aligndetr.checkpoint import load_weights
+from aligndetr.reproduce import laptop, trials
+from aligndetr.reproduce.catalogue import EXPERIMENTS
+from aligndetr.reproduce.experiment import Experiment
+from aligndetr.reproduce.laptop import Plan, run
+from aligndetr.reproduce.outcome import Outcome
+from aligndetr.reproduce.pairing import write_start
+from aligndetr.reproduce.report import markdown, write_report
+from aligndetr.reproduce.small import DataSet
+from aligndetr.reproduce.trials import Place, locked, train_trial
+from aligndetr.train.finite import DivergenceError
+from aligndetr.train.loop import Trainer
+from small import SMALL
+
+PlanOf = Callable[[Experiment], Plan]
+
+
+def quietly(plan: Plan) -> tuple[list[Outcome], list[str]]:
+    said: list[str] = []
+    return run(plan, say=said.append, report=lambda _: None), said
+
+
+def start(plan: Plan, experiment: Experiment, key: str, *, seed: int = 1) -> dict[str, Tensor]:
+    trial = plan.trial(experiment, experiment.arm(key), weight=1.0, seed=seed)
+    path = plan.out / "start.safetensors"
+    write_start(path, trial.trained_config(plan.data), plan.data)
+    return load_weights(path).state_dict
+
+
+def test_arms_of_one_seed_start_from_the_same_weights(plan_of: PlanOf) -> None:
+    table = EXPERIMENTS["4"]
+    plan = plan_of(table)
+    focal = start(plan, table, "focal")
+    for key in ("iou-branch", "qfl-1", "vfl", "ia-bce"):
+        other = start(plan, table, key)
+        assert focal.keys() <= other.keys()
+        assert all(torch.equal(other[name], tensor) for name, tensor in focal.items())
+        extra = other.keys() - focal.keys()
+        assert bool(extra) == (key == "iou-branch")
+    different = start(plan, table, "focal", seed=2)
+    assert any(not torch.equal(different[name], tensor) for name, tensor in focal.items())
+
+
+def test_systems_of_other_networks_start_from_their_own(plan_of: PlanOf) -> None:
+    table = EXPERIMENTS["7"]
+    changes = tuple(change for change in SMALL if not change.startswith("denoising"))
+    plan = replace(plan_of(table), overrides=changes)
+    one, other = (start(plan, table, key) for key in ("h-detr", "h-detr-ia-bce"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
+
+
+def test_arms_of_one_seed_see_the_same_batches_and_draws(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    step = Trainer._step
+
+    def watched(self: Trainer, batch: Any, num_targets: float) -> Any:
+        state = torch.random.get_rng_state()  # what denoising draws from
+        boxes = batch.targets.boxes.clone()
+        seen.append((batch.image_ids, boxes, batch.images.levels[0].clone(), state))
+        return step(self, batch, num_targets)
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    plan = replace(plan_of(two_arms), steps=3)
+    quietly(plan)
+    assert len(seen) == 6
+    for one, other in zip(seen[:3], seen[3:], strict=True):
+        assert one[0] == other[0]
+        assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+    assert not torch.equal(seen[0][3], seen[1][3])
+
+
+@pytest.mark.slow
+def test_a_small_experiment_from_end_to_end(plan_of: PlanOf, two_arms: Experiment) -> None:
+    plan = replace(plan_of(two_arms), seeds=2, weights=(1.0, 2.0))
+    outcomes, said = quietly(plan)
+    assert len(said) == 2 * 2 + 2 * 2  # two trainings: two weights, two seeds
+    assert said[-1].startswith("[8/8]")
+    (outcome,) = outcomes
+    assert [arm.arm.key for arm in outcome.arms] == ["focal", "iou-branch*", "iou-branch"]
+    assert all(set(arm.by_seed) == {1, 2} for arm in outcome.arms)
+    assert outcome.arms[1].places == outcome.arms[2].places
+    folder = write_report(outcome, plan.out)
+    table = json.loads((folder / "table.json").read_text())
+    assert table["arms"][2]["ours"]["AP"]["to_baseline"]["seeds"] == 2
+    assert "| w/ IoU branch |" in (folder / "table.md").read_text()
+    assert (folder / "picture.png").stat().st_size > 1000
+
+    again, silence = quietly(plan)  # all is found
+    assert silence == []
+    assert again[0].as_json() == outcome.as_json()
+
+
+def test_what_is_finished_serves_other_tables(plan_of: PlanOf) -> None:
+    table, figure = EXPERIMENTS["8"], EXPERIMENTS["figB"]
+    first = plan_of(replace(table, arms=(table.arm("k-3"),), baseline="k-3", claims=()))
+    assert len(quietly(first)[1]) == 1
+    (outcome,), said = quietly(replace(first, experiments=(figure,)))
+    assert said == []
+    assert (write_report(outcome, first.out) / "picture.png").is_file()
+
+
+def test_an_interrupted_training_goes_on_and_ends_alike(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(plan_of(two_arms), steps=5)  # two of them an epoch
+    trial = plan.trial(two_arms, two_arms.arm("focal"), weight=1.0, seed=1)
+    whole = plan.place(trial)
+    train_trial(trial, plan.data, whole)
+
+    cut = Place(plan.out / "cut")
+    step, steps = Trainer._step, iter(range(100))
+
+    def failing(self: Trainer, batch: Any, num_targets: float) -> Any:
+        if next(steps) == 3:  # in the second epoch
+            raise KeyboardInterrupt
+        return step(self, batch, num_targets)
+
+    with locked(cut.folder):
+        monkeypatch.setattr(Trainer, "_step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train_trial(trial, plan.data, cut)
+        monkeypatch.setattr(Trainer, "_step", step)
+        assert cut.trained() is None
+        train_trial(trial, plan.data, cut)
+    one, other = (load_weights(place.weights).state_dict for place in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not (cut.run / "state").exists()
+
+
+def test_a_training_without_a_state_starts_anew(plan_of: PlanOf, two_arms: Experiment) -> None:
+    plan = plan_of(two_arms)
+    trial = plan.trial(two_arms, two_arms.arm("focal"), weight=1.0, seed=1)
+    place = plan.place(trial)
+    place.run.mkdir(parents=True)
+    (place.run / "config.yaml").write_text("left by a run that was killed")
+    assert train_trial(trial, plan.data, place)["steps"] == 2
+
+
+def test_a_training_that_diverges_has_no_numbers(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(**_: object) -> None:
+        raise DivergenceError("step 3: infinite")
+
+    monkeypatch.setattr(trials, "train", diverging)
+    (outcome,), said = quietly(plan_of(two_arms))
+    assert "AP -," in said[0]
+    assert outcome.arms[0].by_seed == {}
+    assert outcome.judged(two_arms.claims[0]) == "not measured"
+    assert "| baseline (Focal loss) | 1 | 49.0 | +0.0 | - | - |" in markdown(outcome)
+
+
+def test_a_folder_is_for_one_process_until_that_has_gone(tmp_path: Path) -> None:
+    with locked(tmp_path) as first, locked(tmp_path) as second:
+        assert (first, second) == (True, False)
+    (tmp_path / "lock").write_text("999999999")  # killed
+    with locked(tmp_path) as third:
+        assert third
+    (tmp_path / "lock").write_text(str(os.getppid()))
+    with locked(tmp_path) as fourth:
+        assert not fourth
+    assert (tmp_path / "lock").exists()
+
+
+def test_minutes_become_the_same_steps_for_all(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laptop, "TIMING_STEPS", 2)
+    plan = plan_of(two_arms)
+    said: list[str] = []
+    steps = laptop.steps_in(0.5, plan, said.append)
+    assert steps >= 1
+    assert said == ["timing the baseline"]
+    assert laptop.steps_in(0.5, plan, said.append) == steps
+    assert len(said) == 1
+    assert laptop.steps_in(1.0, plan, said.append) == pytest.approx(2 * steps, abs=1)
+
+
+@pytest.mark.slow
+def test_a_curve_has_a_point_an_evaluation(plan_of: PlanOf, data: DataSet) -> None:
+    figure = EXPERIMENTS["figA"]
+    figure = replace(figure, arms=(figure.arm("dino"), figure.arm("dino-24")), claims=())
+    plan = replace(plan_of(figure), steps=4)
+    (outcome,), _ = quietly(plan)
+    assert [steps for steps, _ in outcome.arms[0].places[1].curve()] == [2, 4]
+    assert [steps for steps, _ in outcome.arms[1].places[1].curve()] == [2, 4, 6, 8]
+    assert (write_report(outcome, plan.out) / "picture.png").is_file()

@@ -1,0 +1,137 @@
+"""Tables, verdicts and pictures of made-up outcomes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aligndetr.reproduce import misalignment, pictures
+from aligndetr.reproduce.catalogue import EXPERIMENTS
+from aligndetr.reproduce.experiment import Claim
+from aligndetr.reproduce.outcome import ArmOutcome, Outcome
+from aligndetr.reproduce.report import markdown, write_report
+from aligndetr.reproduce.small import DataSet, small_config
+from aligndetr.reproduce.trials import Place
+
+ANALYSIS = {
+    "br_recall": {str(m): 0.4 + 0.05 * m for m in range(1, 6)},
+    "br_recall_within": {"0": {"1": 0.45}, "0.05": {"1": 0.6}},
+    "pearson": 0.5,
+    "spearman": None,
+    "histogram": {
+        "edges": [n / 20 for n in range(21)],
+        "best_regressed": list(range(20)),
+        "highest_confidence": list(range(20, 0, -1)),
+    },
+    "density": {"edges": [n / 50 for n in range(51)], "counts": [[1] * 50 for _ in range(50)]},
+}
+
+
+def outcome(
+    data: DataSet, table: str, values: Mapping[str, list[float]], **extra: float
+) -> Outcome:
+    experiment = EXPERIMENTS[table]
+    arms = tuple(
+        ArmOutcome(
+            experiment.arm(key),
+            small_config(experiment.arm(key), data),
+            2.0,
+            {seed: {"AP": ap, **extra} for seed, ap in enumerate(aps, start=1)},
+            {seed: Place(Path(f"{key}-{seed}")) for seed in range(1, len(aps) + 1)},
+            {1.0: 0.1, 2.0: 0.2, 4.0: 0.15},
+            600,
+        )
+        for key, aps in values.items()
+    )
+    return Outcome(experiment, arms, data)
+
+
+def test_the_table_has_ours_beside_the_paper_s(data: DataSet) -> None:
+    values = {"h-detr": [40.0, 42.0, 44.0], "h-detr-ia-bce": [43.0, 45.0, 47.0]}
+    text = markdown(outcome(data, "7", values))
+    assert "| H-Deformable-DETR | 2 | 48.7 | +0.0 | 42.0 ± 2.0 | +0.0 [+0.0, +0.0] |" in text
+    assert (
+        "| H-Deformable-DETR w/ IA-BCE | 2 | 49.3 | +0.6 | 45.0 ± 2.0 | +3.0 [+3.0, +3.0] |"
+    ) in text
+    assert "| with IA-BCE > without | +0.6 | +3.0 [+3.0, +3.0] | holds |" in text
+    assert "3 paired seeds" in text
+
+
+def test_one_seed_has_no_interval_and_tells_nothing(data: DataSet) -> None:
+    text = markdown(outcome(data, "7", {"h-detr": [40.0], "h-detr-ia-bce": [47.0]}))
+    assert "| 47.0 | +7.0 |" in text
+    assert "| +7.0 | cannot be told |" in text
+
+
+def test_arms_without_a_small_version_have_the_paper_s_numbers_alone(data: DataSet) -> None:
+    found = outcome(data, "2", {"dab-detr-r50": [5.0, 6.0], "align-dab-detr-r50": [7.0, 9.0]})
+    text = markdown(found)
+    assert "| DETR-R101 | - | 43.5 | +1.3 | - | - |" in text
+    assert "| Align-DETR > DN-DETR, DC5-R50 | +2.0 | - | not measured |" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"alpha-0.25": [9, 9.1], "alpha-0.5": [8, 8.1], "alpha-0.75": [7, 7.1]}, "holds"),
+        ({"alpha-0.25": [9, 9.1], "alpha-0.5": [8, 8.1], "alpha-0.75": [8.5, 8.6]}, "fails"),
+        ({"alpha-0.25": [9, 7], "alpha-0.5": [8, 8], "alpha-0.75": [7, 7]}, "cannot be told"),
+        ({"alpha-0.25": [9, 9.1], "alpha-0.5": [8, 8.1]}, "not measured"),
+    ],
+)
+def test_an_order_is_judged_by_its_neighbours(
+    data: DataSet, values: dict[str, list[float]], expected: str
+) -> None:
+    found = outcome(data, "6a", values)
+    assert found.judged(found.experiment.claims[0]) == expected
+
+
+def test_a_claim_may_be_about_another_metric(data: DataSet) -> None:
+    found = outcome(data, "fig1", {"focal": [1.0, 1.0], "ia-bce": [2.0, 2.0]})
+    assert found.judged(found.experiment.claims[0]) == "not measured"
+    assert found.judged(Claim(("ia-bce", "focal"), "AP")) == "holds"
+
+
+def test_a_weight_at_the_end_of_the_grid_has_a_star(data: DataSet) -> None:
+    found = outcome(data, "7", {"h-detr": [40.0], "h-detr-ia-bce": [47.0]})
+    assert "star" not in markdown(found)
+    edge = replace(found.arms[0], weight=4.0)
+    text = markdown(replace(found, arms=(edge, found.arms[1])))
+    assert "| 4* |" in text
+    assert "star" in text
+
+
+def test_the_metrics_of_an_analysis_are_flat_and_in_per_cent() -> None:
+    found = misalignment.metrics_of(ANALYSIS)
+    assert found["br_recall_1"] == pytest.approx(45)
+    assert found["br_recall_1_within_0.05"] == pytest.approx(60)
+    assert found["pearson"] == pytest.approx(50)
+    assert "spearman" not in found
+    assert misalignment.metrics_of({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ("7", ("h-detr", "h-detr-ia-bce")),
+        ("fig1", ("focal", "ia-bce")),
+        ("fig4", ("focal", "align")),
+    ],
+)
+@pytest.mark.parametrize("has_analysis", [False, True])
+def test_every_outcome_has_a_picture(
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    keys: tuple[str, ...],
+    has_analysis: bool,
+) -> None:
+    analysis = ANALYSIS if has_analysis else {}
+    monkeypatch.setattr(pictures, "analysis_of_trial", lambda *_: analysis)
+    metrics = misalignment.metrics_of(analysis)
+    found = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
+    folder = write_report(found, tmp_path)
+    assert folder == tmp_path / data.name / found.experiment.folder
+    assert (folder / "picture.png").stat().st_size > 5000
