@@ -268,7 +268,7 @@ def test_the_size_rule_counts_parameters(source: str, count: int | None):
     assert size_complaints("a.py", source) == expected
 
 
-def test_the_size_rule_lets_only_the_training_commands_be_wide():
+def test_the_size_rule_lets_only_commands_of_many_options_be_wide():
     wide = "def {}(a, b, c, d, e, f, g, h, i, j): 0"
     assert size_complaints("verbs/training.py", wide.format("train")) == []
     assert len(size_complaints("verbs/training.py", wide.format("predict"))) == 1
