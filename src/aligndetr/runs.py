@@ -42,6 +42,7 @@ from aligndetr.model.build import build_model
 from aligndetr.precision import resolve_precision
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
+from aligndetr.train.tracking import require_tracker
 
 COMMAND_SECONDS = 3.0
 """What a command takes besides: its interpreter's start before, and its end after the training."""
@@ -102,6 +103,7 @@ def train(
         settings = overlay(settings, config)
     settings = override(settings, overrides)
     settings = _with_training(settings, epochs=epochs, seed=seed)
+    require_tracker(settings.training.tracker)
     budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
     train_split, val_split = _open_splits(data)
     settings = settings.model_copy(update={"num_classes": len(train_split.classes)})

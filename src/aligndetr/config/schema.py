@@ -122,6 +122,8 @@ class Training(Settings):
     rest again: less memory, more time."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations; a budget in minutes evaluates less often, and at its end."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Who else gets the numbers of `metrics.jsonl`; TensorBoard's files go to the run folder."""
     seed: Count = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -17,6 +18,7 @@ from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
 from aligndetr.train.state import load_state
+from aligndetr.train.tracking import track
 
 CACHE_SHARE = 0.25
 """Share of a budget in minutes after which no more views are cached than must be."""
@@ -56,8 +58,11 @@ def fit(
     device = next(model.parameters()).device
     if device.type == "cpu":
         keep_heap()
+    tracker = config.training.tracker
     accelerator = Accelerator(
         cpu=device.type == "cpu",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=out,
         mixed_precision="no",
         gradient_accumulation_steps=config.training.accumulate,
         # Denoising has no queries, so its embedding no gradient, where a batch has no targets.
@@ -67,7 +72,10 @@ def fit(
     model.to(accelerator.device)
     if saved is not None:  # before any feature is cached
         model.load_state_dict(saved.weights["network"])
-    with RunLog(out, is_main=accelerator.is_main_process) as log:
+    if tracker != "none":
+        accelerator.init_trackers(tracker)
+    send = partial(track, accelerator)
+    with RunLog(out, is_main=accelerator.is_main_process, send=send) as log:
         limit = budget if saved is None else saved.budget
         minutes = None if limit is None else limit.minutes
         deadline = None if minutes is None else started + CACHE_SHARE * 60 * minutes
@@ -80,7 +88,9 @@ def fit(
             run.begin(budget, started)
         else:
             run.resume(saved, started)
-        return run.train()
+        metrics = run.train()
+    accelerator.end_training()
+    return metrics
 
 
 def open_loaders(

@@ -70,8 +70,17 @@ class RunLog:
     a plain line about every 10 seconds.
     """
 
-    def __init__(self, out: Path, *, is_main: bool, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        is_main: bool,
+        console: Console | None = None,
+        send: Callable[[str, int, Mapping[str, object]], None] = lambda *_: None,
+    ) -> None:
+        """Write to the folder `out`; `send` is told the event, step and values of every line."""
         self._path = out / "metrics.jsonl"
+        self._send = send
         self._is_main = is_main
         self._console = console or Console(stderr=True, quiet=not is_main)
         self._bar = Progress(
@@ -176,6 +185,7 @@ class RunLog:
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._send(event, position.step, values)
 
 
 def _percent(metric: object) -> str:
