@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aligndetr.kernels import deformable_attention
+from aligndetr.kernels.softmax import short_softmax
 
 
 class DeformableAttention(nn.Module):
@@ -84,7 +85,7 @@ class DeformableAttention(nn.Module):
             value,
             shapes,
             locations.unflatten(-1, (self.levels, self.points, 2)),
-            logits.softmax(-1).unflatten(-1, (self.levels, self.points)),
+            short_softmax(logits).unflatten(-1, (self.levels, self.points)),
         )
 
     def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
