@@ -61,9 +61,10 @@ def test_two_detectors_stand_side_by_side(
     out = tmp_path / "out"
     more = ("--predictions", foreign, "--compare", small_run)
     assert main(arguments(shapes, out, *more)) == 0
-    assert "difference from the other" in capsys.readouterr().out
-    differences = json.loads((out / "analysis.json").read_text())["differences"]
-    assert differences["AP"][0] > 0  # boxes of the ground truth against those of four steps
+    assert "difference, 95 %" in capsys.readouterr().out
+    content = json.loads((out / "analysis.json").read_text())
+    assert content["differences"]["AP"][0] > 0  # the ground truth's boxes against four steps'
+    assert content["compared"]["ap"]["AP"] < content["ap"]["AP"]
     assert str(small_run) in (out / "report.html").read_text()
 
 
@@ -72,7 +73,7 @@ def test_two_detectors_stand_side_by_side(
     [
         ([], "expected one of --model and --predictions, found neither"),
         (["--model", "a", "--predictions", "b.json"], "found both"),
-        (["--predictions", "no.json"], "no.json: expected a JSON file of COCO detections"),
+        (["--predictions", "no.txt"], "expected a JSON file of COCO results, found none at no.txt"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -95,3 +96,38 @@ def test_results_of_other_images_are_refused(
     foreign.write_text(json.dumps([{**entries[0], "image_id": 999}]))
     assert main(arguments(shapes, tmp_path / "out", "--predictions", foreign)) == 2
     assert "expected images of the ground truth" in capsys.readouterr().err
+
+
+def test_results_are_known_whatever_their_file_is_called(
+    shapes: Path, foreign: Path, tmp_path: Path
+):
+    named = foreign.rename(tmp_path / "results.bbox")
+    assert main(arguments(shapes, tmp_path / "out", "--predictions", named)) == 0
+
+
+def test_results_of_unknown_classes_alone_are_refused(
+    shapes: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    entries = [{**one, "category_id": 77} for one in json.loads(foreign.read_text())]
+    foreign.write_text(json.dumps(entries))
+    assert main(arguments(shapes, tmp_path / "out", "--predictions", foreign)) == 2
+    assert "found none of them, but 77" in capsys.readouterr().err
+
+
+def test_boxes_of_unknown_classes_are_left_out_and_counted(
+    shapes: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, *others = json.loads(foreign.read_text())
+    foreign.write_text(json.dumps([{**first, "category_id": 77}, *others]))
+    assert main(arguments(shapes, tmp_path / "out", "--predictions", foreign)) == 0
+    assert "1 boxes of unknown category ids are left out" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_refused_before_any_work(
+    shapes: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    out.write_text("mine")
+    assert main(arguments(shapes, out, "--predictions", foreign)) == 2
+    assert "--out: expected a folder to write to" in capsys.readouterr().err
+    assert out.read_text() == "mine"

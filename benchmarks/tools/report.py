@@ -3,7 +3,9 @@
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +58,8 @@ def run(
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(options)
+    with redirect_stdout(sys.stderr):  # peers print what they are at
+        rows = measure(options)
     if options.json:
         print(json.dumps({"peer": peer, "rows": [asdict(row) for row in rows]}, indent=2))
     else:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from aligndetr.checkpoint import METRICS_FILE
+from aligndetr.checkpoint import METRICS_FILE, make_folder
 from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.presets import get_preset
 from aligndetr.config.schema import AnyConfig
@@ -293,12 +293,10 @@ def analyze(
         progress: Called with the images of every batch that was searched.
     """
     annotations = open_split(Path(data), split)
-    found, others = (
-        None if one is None else _results_of(one, annotations, progress)
-        for one in (subject, compare)
-    )
-    assert found is not None
-    return report_on(found, annotations, Path(out), split=split, compared=others)
+    make_folder(Path(out), "--out")
+    found = _results_of(subject, annotations, progress)
+    other = None if compare is None else _results_of(compare, annotations, progress)
+    return report_on(found, annotations, Path(out), split=split, compared=other)
 
 
 def _results_of(
@@ -307,7 +305,7 @@ def _results_of(
     """Return what a detector finds in a split, or what a file says that one has found."""
     if not isinstance(subject, Detector):
         path = Path(subject)
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json" or (path.is_file() and path.suffix != ".safetensors"):
             return Found(str(subject), read_results(path))
         subject = Detector(subject)
     run = Path(subject.origin)

@@ -180,6 +180,21 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def make_folder(path: Path, what: str) -> None:
+    """Make a folder to write to, unless it is there; `what` names it to the user.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{what}: expected a folder to write to, found {path}: {error.strerror}; "
+            "give another one"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, whole or not at all."""
     write_bytes(path, text.encode())

@@ -137,7 +137,7 @@ def resume(run: Path, *, device: str = "auto", started: float | None = None) -> 
             f"--resume: expected a run folder, found no {STATE_FOLDER}/{ORIGIN_FILE} in {run}; "
             "give the --out folder of a training that was interrupted"
         )
-    origins = json.loads(path.read_text())
+    origins = json.loads(path.read_text(encoding="utf-8"))
     settings = load_config(run / CONFIG_FILE)
     settings = settings.model_copy(
         update={"precision": origins.get("precision", settings.precision)}

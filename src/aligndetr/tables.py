@@ -45,13 +45,15 @@ ANALYSIS_ROWS = {
     "AP": (("ap", "AP"), ("AP",)),
     "AP if boxes were ranked by their IoU": (("oracle_ap", "AP"), ("oracle_AP",)),
     "AP that misalignment costs": (("ap_cost",), ("ap_cost",)),
-    "recall of best boxes among the N most confident": (("br_recall", "1"),) * 2,
+    "recall of best boxes among the N most confident": (("br_recall", "1"), ("br_recall", "1")),
     "the same, boxes worse by .05 accepted": (("br_recall_within", "0.05", "1"),) * 2,
-    "Pearson, confidence and IoU": (("pearson",),) * 2,
-    "mean IoU of the best boxes": (("mean_iou_br",),) * 2,
-    "mean IoU of the most confident boxes": (("mean_iou_hc",),) * 2,
+    "Pearson, confidence and IoU": (("pearson",), ("pearson",)),
+    "mean IoU of the best boxes": (("mean_iou_br",), ("mean_iou_br",)),
+    "mean IoU of the most confident boxes": (("mean_iou_hc",), ("mean_iou_hc",)),
 }
-"""What is printed of an analysis -> where it is in its file, and below the file's `intervals`."""
+"""What is printed of an analysis -> where it is in its file, and below the file's `intervals`.
+
+Below `differences` it is under the first key of the latter, where it is."""
 
 
 def print_json(value: object) -> None:
@@ -96,10 +98,14 @@ def print_analysis(content: Mapping[str, object], out: Path) -> None:
         for text, (value, interval) in ANALYSIS_ROWS.items()
     ]
     print_table(("number", "value", "95 % interval"), rows)
-    if "differences" in content:
+    if "compared" in content:
+        other = cast(Mapping[str, object], content["compared"])
         differences = cast(Mapping[str, object], content["differences"])
-        apart = [(name, _interval(value)) for name, value in differences.items()]
-        print_table(("difference from the other", "95 % interval"), apart)
+        compared = [
+            (text, _number(_below(other, value)), _interval(differences.get(interval[0])))
+            for text, (value, interval) in ANALYSIS_ROWS.items()
+        ]
+        print_table((str(other["title"]), "value", "difference, 95 %"), compared)
     typer.echo(f"The report is {out / 'report.html'}; open it in a browser.")
 
 

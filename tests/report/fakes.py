@@ -120,9 +120,9 @@ def without_numbers(content: Any) -> Any:
     return None
 
 
-def write_pictures(folder: Path, analysis: dict[str, Any]) -> Path:
-    """Draw the pictures that the gallery of an analysis shows: blobs at its objects."""
-    folder.mkdir(parents=True, exist_ok=True)
+def fake_pictures(analysis: dict[str, Any]) -> dict[int, Image.Image]:
+    """Return the pictures that the gallery of an analysis shows, by id: blobs at its objects."""
+    pictures: dict[int, Image.Image] = {}
     for one in analysis["worst"]:
         dice = random.Random(one["image_id"])
         picture = Image.effect_noise((SIZE[0] // 8, SIZE[1] // 8), 60).convert("RGB")
@@ -134,8 +134,8 @@ def write_pictures(folder: Path, analysis: dict[str, Any]) -> Path:
             pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
         left, top, width, height = one["object"]
         pen.ellipse((left, top, left + width, top + height), fill=(214, 90, 120))
-        picture.save(folder / one["file_name"])
-    return folder
+        pictures[one["image_id"]] = picture
+    return pictures
 
 
 def write_run(run: Path, *, epochs: int = 12, steps: int = 40) -> Path:

@@ -12,8 +12,8 @@ from report.fakes import (
     coco_like,
     compared,
     fake_analysis,
+    fake_pictures,
     without_numbers,
-    write_pictures,
     write_run,
 )
 
@@ -174,24 +174,23 @@ def test_classes_that_only_one_has_are_compared_with_nothing():
     assert table.rows[2][3:5] == [UNKNOWN, UNKNOWN]
 
 
-def test_the_gallery_shows_pictures_once_and_boxes_twice(tmp_path):
+def test_the_gallery_shows_pictures_once_and_boxes_twice():
     analysis = fake_analysis(worst=3)
-    images = write_pictures(tmp_path, analysis)
-    document = read(analysis, folders=[images])
+    document = read(analysis, pictures=fake_pictures(analysis).get)
     assert document.tags.count("image") == 3
     assert document.tags.count("use") == 3
     assert "are missing" not in document.text
 
 
-def test_the_gallery_says_which_pictures_are_missing(tmp_path):
+def test_the_gallery_says_which_pictures_are_missing():
     analysis = fake_analysis(worst=3)
-    images = write_pictures(tmp_path, analysis)
-    (images / analysis["worst"][1]["file_name"]).write_bytes(b"no picture")
-    analysis["worst"][2]["file_name"] = "\0"
-    document = read(analysis, folders=[images])
+    pictures = fake_pictures(analysis)
+    for one in analysis["worst"][1:]:
+        del pictures[one["image_id"]]
+    document = read(analysis, pictures=pictures.get)
     assert "The pictures of 2 of these 3 objects are missing" in document.text
     assert document.tags.count("image") == 1
-    assert "No folder of pictures was given" in read(analysis).text
+    assert "No pictures were given" in read(analysis).text
 
 
 def test_a_training_has_its_losses_by_layer(tmp_path):

@@ -11,8 +11,8 @@ from report.fakes import (
     coco_like,
     compared,
     fake_analysis,
+    fake_pictures,
     without_numbers,
-    write_pictures,
     write_run,
 )
 
@@ -85,12 +85,12 @@ def reports(tmp_path_factory):
     """Pages of a run, of COCO's size, of two detectors, and of nothing."""
     out = tmp_path_factory.mktemp("reports")
     run = fake_analysis()
-    images = write_pictures(out / "images", run)
+    pictures = fake_pictures(run).get
     history = read_history(write_run(out / "run"))
     analysis, other = compared()
     return {
-        "run": write_report(run, out / "a", folders=[images], training=history),
-        "coco": write_report(coco_like(), out / "b", folders=[images]),
+        "run": write_report(run, out / "a", pictures=pictures, training=history),
+        "coco": write_report(coco_like(), out / "b", pictures=pictures),
         "compared": write_report(analysis, out / "c", comparison=other),
         "empty": write_report({}, out / "d"),
     }

@@ -21,7 +21,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(shapes: Path, tmp_path: Path):
     (folder,) = {path.parent for path in (tmp_path / "run").rglob("events.out.*")}
     events = EventAccumulator(str(folder))
     events.Reload()
-    assert {"train/loss", "eval/AP"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "eval/AP"} <= set(events.scalars.Keys())
     assert [event.step for event in events.Scalars("eval/AP")] == [2]
 
 

@@ -78,9 +78,15 @@ class Costs:
 
     @property
     def replicates(self) -> dict[str, Floats]:
-        """AP and its cost (R,) in the replicates."""
-        plain, oracle = self.plain_replicates.overall, self.oracle_replicates.overall
-        return {"AP": plain, "ap_cost": oracle - plain}
+        """AP, AP in the best order and their difference (R,) in the replicates."""
+        plain, oracle = self.plain_replicates, self.oracle_replicates
+        return {
+            "AP": plain.overall,
+            "AP50": plain.at_50,
+            "AP75": plain.at_75,
+            "oracle_AP": oracle.overall,
+            "ap_cost": oracle.overall - plain.overall,
+        }
 
     @property
     def cost_interval(self) -> Interval:

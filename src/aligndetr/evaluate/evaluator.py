@@ -85,7 +85,7 @@ def results_from_coco(
         try:
             rows[index] = [entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]]
             np.asarray_chkfinite(rows[index])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(
                 f"{where}: entry {first + index}: expected a COCO detection (image_id, "
                 f"category_id, bbox of 4 numbers, score), found {str(entry)[:80]}; "
@@ -143,8 +143,8 @@ def _rows(image_id: int, detections: Detections) -> Results:
     return rows[rows.isfinite().all(dim=1)].numpy()  # a diverged model finds nothing
 
 
-def check_image_ids(results: Results, image_ids: Sequence[int]) -> None:
-    """Check that the results are of these images alone.
+def check_image_ids(results: Results, image_ids: Sequence[int], where: str = "predictions") -> None:
+    """Check that the results, called `where`, are of these images alone.
 
     Raises:
         DatasetError: They are not.
@@ -152,7 +152,7 @@ def check_image_ids(results: Results, image_ids: Sequence[int]) -> None:
     unknown = np.setdiff1d(results[:, 0], np.array(image_ids, dtype=np.float64))
     if len(unknown):
         raise DatasetError(
-            f"predictions: expected images of the ground truth, found {len(unknown)} others "
+            f"{where}: expected images of the ground truth, found {len(unknown)} others "
             f"(the first has id {int(unknown[0])}); evaluate on the data that was predicted on"
         )
 

@@ -50,5 +50,5 @@ def _packed(entry: dict[str, Any]) -> bytes | dict[str, Any]:
     try:
         numbers = entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]
         return ROW.pack(*numbers)
-    except (KeyError, TypeError, error):
+    except (KeyError, TypeError, OverflowError, error):
         return entry

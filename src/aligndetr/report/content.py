@@ -81,6 +81,9 @@ class Differences(Part):
     br_recall: Interval = None
     pearson: Interval = None
     AP: Interval = None
+    AP50: Interval = None
+    AP75: Interval = None
+    oracle_ap: Interval = Field(default=None, validation_alias="oracle_AP")
     ap_cost: Interval = None
     mean_iou_br: Interval = None
     mean_iou_hc: Interval = None

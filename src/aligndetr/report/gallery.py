@@ -2,16 +2,17 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from aligndetr.data.images import UNREADABLE, to_rgb
 from aligndetr.report.content import Box, Found, Misaligned
 from aligndetr.report.markup import NOTHING, Attribute, Markup, tag
 from aligndetr.report.words import UNKNOWN, decimal
+
+Pictures = Callable[[int], Image.Image | None]
+"""From an image's id to its picture; None where there is none to be had."""
 
 MOST_SHOWN = 24
 THUMBNAIL = 360
@@ -29,19 +30,19 @@ class Crop:
     uri: str
 
 
-def gallery(worst: tuple[Misaligned, ...], folders: Sequence[Path]) -> Markup:
+def gallery(worst: tuple[Misaligned, ...], pictures: Pictures | None) -> Markup:
     """Return the worst objects, each as two panes on the same piece of its picture.
 
     Pictures that are not there are replaced by empty ground; the boxes are shown all the same.
     """
     shown = worst[:MOST_SHOWN]
-    crops = [_crop(one, folders) for one in shown]
+    crops = [_crop(one, pictures) for one in shown]
     missing = sum(crop is None for crop in crops)
     cards = [
         _card(number, one, crop)
         for number, (one, crop) in enumerate(zip(shown, crops, strict=True))
     ]
-    return Markup(_note(missing, len(shown), folders) + tag("div", {"class": "gallery"}, *cards))
+    return Markup(_note(missing, len(shown), pictures) + tag("div", {"class": "gallery"}, *cards))
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,10 @@ def _window(one: Misaligned) -> Box:
     return window([one.object, one.confident.bbox, one.best.bbox])
 
 
-def _crop(one: Misaligned, folders: Sequence[Path]) -> Crop | None:
+def _crop(one: Misaligned, pictures: Pictures | None) -> Crop | None:
     """Return what of the window is within the picture; None where there is no picture."""
-    try:
-        path = _path(one.file_name, folders)
-        if path is None:
-            return None
-        with Image.open(path) as opened:
-            picture = to_rgb(ImageOps.exif_transpose(opened))
-    except (*UNREADABLE, ValueError):  # ValueError: a NUL in the name
+    picture = None if pictures is None else pictures(one.image_id)
+    if picture is None:
         return None
     left, top, width, height = _window(one)
     ends = (
@@ -99,16 +95,10 @@ def _crop(one: Misaligned, folders: Sequence[Path]) -> Crop | None:
     return Crop(place, thumbnail(picture.crop(ends), THUMBNAIL).uri)
 
 
-def _path(name: str, folders: Sequence[Path]) -> Path | None:
-    """Return where a picture is: below a folder as it is named, or in the folder itself."""
-    places = (folder / part for folder in folders for part in (name, Path(name).name))
-    return next((place for place in places if place.is_file()), None)
-
-
-def _note(missing: int, total: int, folders: Sequence[Path]) -> Markup:
+def _note(missing: int, total: int, pictures: Pictures | None) -> Markup:
     if not missing:
         return NOTHING
-    why = "No folder of pictures was given" if not folders else "They were not found"
+    why = "No pictures were given" if pictures is None else "They were not found"
     text = (
         f"The pictures of {missing} of these {total} objects are missing, so only their boxes are "
         f"drawn. {why}."

@@ -80,6 +80,7 @@ def _four(record: AnalysisRecord, other: AnalysisRecord | None) -> tuple[Headlin
                 else f"The gap of {cost_words} is what misalignment costs."
             ),
             None if other is None else other.oracle_ap.AP,
+            differences.oracle_ap,
         ),
         Headline(
             "BR recall at N",

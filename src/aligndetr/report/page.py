@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 
 from aligndetr import __version__
 from aligndetr.report.content import AnalysisRecord
+from aligndetr.report.gallery import Pictures
 from aligndetr.report.headline import finding, headlines
 from aligndetr.report.history import History
 from aligndetr.report.markup import NOTHING, Markup, join, tag
@@ -20,13 +20,13 @@ ASSETS = files("aligndetr.report") / "assets"
 def page(
     record: AnalysisRecord,
     *,
-    folders: Sequence[Path] = (),
+    pictures: Pictures | None = None,
     other: AnalysisRecord | None = None,
     history: History | None = None,
 ) -> str:
     """Return the whole report as one HTML document."""
     has_analysis = bool(record.model_fields_set - {"title"})
-    sections = analysis_sections(record, other, folders)
+    sections = analysis_sections(record, other, pictures)
     words = [definitions(record)] if sections else []
     sections += [] if history is None else training_sections(history)
     sections += words

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from aligndetr.report import charts, charts_errors, tables
 from aligndetr.report.content import AnalysisRecord
-from aligndetr.report.gallery import MOST_SHOWN, gallery
+from aligndetr.report.gallery import MOST_SHOWN, Pictures, gallery
 from aligndetr.report.markup import NOTHING, Markup, join, tag
 from aligndetr.report.words import CONFIDENCE, between, count, decimal
 
@@ -31,7 +30,7 @@ class Section:
 
 
 def analysis_sections(
-    record: AnalysisRecord, other: AnalysisRecord | None, folders: Sequence[Path]
+    record: AnalysisRecord, other: AnalysisRecord | None, pictures: Pictures | None
 ) -> list[Section]:
     """Return the sections that there are data for."""
     sections = [
@@ -44,7 +43,7 @@ def analysis_sections(
         _precision(record, other),
         _confusion(record, other),
         _calibration(record, other),
-        _worst(record, folders),
+        _worst(record, pictures),
     ]
     return [section for section in sections if section is not None]
 
@@ -250,7 +249,7 @@ def _calibration(record: AnalysisRecord, other: AnalysisRecord | None) -> Sectio
     )
 
 
-def _worst(record: AnalysisRecord, folders: Sequence[Path]) -> Section | None:
+def _worst(record: AnalysisRecord, pictures: Pictures | None) -> Section | None:
     if not record.worst:
         return None
     shown = min(MOST_SHOWN, len(record.worst))
@@ -258,7 +257,7 @@ def _worst(record: AnalysisRecord, folders: Sequence[Path]) -> Section | None:
         f"The {shown} worst cases, the worst first. Left is the box that the detector trusts most, "
         "right the best one that it made and ranked low. The dashed box is the object."
     )
-    body = gallery(record.worst, folders)
+    body = gallery(record.worst, pictures)
     return Section(
         "gallery", "Gallery", "Good boxes that were not trusted", words, body, is_broad=True
     )

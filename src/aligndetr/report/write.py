@@ -1,11 +1,12 @@
 """The report of an analysis as files: `report.html`, `analysis.json`, and figures for papers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from aligndetr.checkpoint import write_text
 from aligndetr.report.content import to_record
+from aligndetr.report.gallery import Pictures
 from aligndetr.report.history import History
 from aligndetr.report.page import page
 
@@ -17,7 +18,7 @@ def write_report(
     analysis: Mapping[str, object],
     out: Path,
     *,
-    folders: Sequence[Path] = (),
+    pictures: Pictures | None = None,
     comparison: Mapping[str, object] | None = None,
     training: History | None = None,
 ) -> Path:
@@ -26,7 +27,7 @@ def write_report(
     Args:
         analysis: The content of `analysis.json`; keys that are missing leave their section out.
         out: A folder, made if it is missing.
-        folders: Where the file names of the analysis are looked for, for the gallery.
+        pictures: From an image id to its picture, for the gallery.
         comparison: Another analysis of the same data, shown beside as B. Intervals of the
             differences A - B are those of `analysis["differences"]`, where it has them.
         training: What the run wrote while it trained.
@@ -40,7 +41,7 @@ def write_report(
     record = to_record(analysis)
     other = None if comparison is None else to_record(comparison, "comparison")
     write_text(out / ANALYSIS_FILE, _as_json(analysis))
-    write_text(out / REPORT_FILE, page(record, folders=folders, other=other, history=training))
+    write_text(out / REPORT_FILE, page(record, pictures=pictures, other=other, history=training))
     write_figures(record, out, other=other)
     return out / REPORT_FILE
 

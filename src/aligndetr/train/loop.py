@@ -23,7 +23,8 @@ from aligndetr.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, save_weights
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import set_epoch
-from aligndetr.evaluate.evaluator import collect, merge, score
+from aligndetr.errors import DatasetError
+from aligndetr.evaluate.evaluator import Results, collect, merge, score
 from aligndetr.model.build import Network
 from aligndetr.model.postprocess import detect_with
 from aligndetr.train.budget import Budget, Pace
@@ -32,7 +33,7 @@ from aligndetr.train.evaluation import trial_seconds
 from aligndetr.train.finite import FiniteCheck
 from aligndetr.train.log import RunLog
 from aligndetr.train.optimizer import build_optimizer
-from aligndetr.train.pictures import write_sheet
+from aligndetr.train.pictures import draw_sheet, drawing_seconds, write_sheet
 from aligndetr.train.schedule import factor, set_learning_rate
 from aligndetr.train.state import Position, Saved, Trained, averaged, random_state, save_state
 from aligndetr.types import Batch, Detect
@@ -201,8 +202,7 @@ class Trainer:
             results = collect(self._detect(), self._loaders.val, progress=report)
         results, truth = merge(gather_object([results])), self._loaders.truth.coco_dict()
         metrics = {**score(results, truth), **alignment(results, truth)}
-        if self._accelerator.is_main_process:
-            write_sheet(self._out, self.position.step, results, self._loaders.truth)
+        self._draw(results)
         seconds = self._agree(time.monotonic() - start)[0]
         metrics |= {"images": len(self._loaders.truth), "seconds": seconds}
         is_best = self.position.best is None or _ap(metrics) > _ap(self.position.best)
@@ -220,6 +220,15 @@ class Trainer:
         self._log.evaluation(self.position, metrics, is_best=is_best)
         if is_best:
             self._save_weights(BEST_WEIGHTS)
+
+    def _draw(self, results: Results) -> None:
+        """Leave a picture of what was found; one that cannot be made is no reason to stop."""
+        if self._accelerator.is_main_process:
+            try:
+                sheet = draw_sheet(results, self._loaders.truth)
+                write_sheet(sheet, self._out, self.position.step)
+            except (OSError, DatasetError) as error:
+                self._log.say(f"no picture of the predictions: {error}")
 
     def _save(self) -> None:
         """Write the last weights, and what resumes the run."""
@@ -244,8 +253,9 @@ class Trainer:
         return detect_with(self.trained.evaluated, classes, options, device=device)
 
     def _try_evaluation(self) -> float:
-        val, images = self._loaders.val, len(self._loaders.truth)
-        return trial_seconds(self._detect(), val, batches=len(val), images=images)
+        val, truth = self._loaders.val, self._loaders.truth
+        seconds = trial_seconds(self._detect(), val, batches=len(val), images=len(truth))
+        return seconds + drawing_seconds(truth)
 
     def _closing_seconds(self, evaluation_seconds: float) -> float:
         seconds = evaluation_seconds + self._saving_seconds

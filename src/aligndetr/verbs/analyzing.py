@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from aligndetr.errors import ConfigError
+from aligndetr.errors import ConfigError, DatasetError
 from aligndetr.tables import print_analysis, print_json
-from aligndetr.verbs.options import AsJson, DataFolder, counting
+from aligndetr.verbs.options import AsJson, DataFolder, counting, open_detector
 
 
 def analyze(
@@ -39,12 +39,15 @@ def analyze(
             "give a run of ours, or a JSON file of COCO results"
         )
     from aligndetr import api
-    from aligndetr.train.memory import keep_heap
 
-    keep_heap()
-    subject = predictions if model is None else api.Detector(model)
-    assert subject is not None
+    if predictions is not None and not predictions.is_file():
+        raise DatasetError(
+            f"--predictions: expected a JSON file of COCO results, found none at {predictions}; "
+            "give the file that your detector wrote"
+        )
     with redirect_stdout(sys.stderr), counting("images searched") as progress:
+        subject = predictions if model is None else open_detector(model)
+        assert subject is not None
         content = api.analyze(
             subject, data, out=out, split=split, compare=compare, progress=progress
         )
