@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from aligndetr.checkpoint import load_weights
@@ -166,16 +169,56 @@ def test_a_training_that_diverges_has_no_numbers(
     assert "| baseline (Focal loss) | 1 | 49.0 | +0.0 | - | - |" in markdown(outcome)
 
 
-def test_a_folder_is_for_one_process_until_that_has_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left_behind", ["", "999999999", str(os.getppid()), "no number"])
+def test_a_folder_is_for_one_process_whatever_its_lock_file_says(
+    tmp_path: Path, left_behind: str
+) -> None:
+    (tmp_path / "lock").write_text(left_behind)  # by a process that was killed, at whatever moment
     with locked(tmp_path) as first, locked(tmp_path) as second:
         assert (first, second) == (True, False)
-    (tmp_path / "lock").write_text("999999999")  # killed
     with locked(tmp_path) as third:
         assert third
-    (tmp_path / "lock").write_text(str(os.getppid()))
-    with locked(tmp_path) as fourth:
-        assert not fourth
-    assert (tmp_path / "lock").exists()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from aligndetr.reproduce.trials import locked\n"
+        "with locked(Path(sys.argv[1])) as is_ours: print(is_ours, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with locked(tmp_path) as is_ours:
+            assert not is_ours
+        other.kill()
+        other.wait()
+    with locked(tmp_path) as is_ours:
+        assert is_ours
+
+
+def test_what_another_process_is_at_is_waited_for_and_told_once(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(replace(two_arms, arms=two_arms.arms[:1], claims=()))
+    folder = plan.place(plan.trial(two_arms, two_arms.arm("focal"), weight=1.0, seed=1)).folder
+    folder.mkdir(parents=True)
+    other = FileLock(folder / "lock")
+    other.acquire()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.release()
+
+    monkeypatch.setattr(laptop.time, "sleep", wait)
+    (outcome,), said = quietly(plan)
+    assert waits == [laptop.WAIT_SECONDS] * 3
+    assert said[0] == f"waiting for another process, which is at {folder.name}"
+    assert said[1].startswith("[1/1]")
+    assert len(said) == 2
+    assert set(outcome.arms[0].by_seed) == {1}
 
 
 def test_minutes_become_the_same_steps_for_all(

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from aligndetr.reproduce.trials import Place, locked, measure_trial, train_trial
 TIMING_STEPS = 60
 """Of the training that tells how many steps fit a number of minutes."""
 WAIT_SECONDS = 5.0
-"""Before looking again whether another process has finished a trial."""
+"""Before looking again whether another process has finished one of its trials."""
 CURVE_POINTS = 12
 
 Say = Callable[[str], None]
@@ -173,6 +172,7 @@ class _Queue:
     def __init__(self, plan: Plan, total: int, say: Say) -> None:
         self._plan, self._total, self._say = plan, total, say
         self._done, self._trained, self._seconds = 0, 0, 0.0
+        self._told: set[str] = set()
 
     def run(self, trials: Sequence[Trial], measured: Sequence[Trial] = ()) -> None:
         """Train all that are not; those of another process are waited for.
@@ -182,18 +182,26 @@ class _Queue:
         configs: dict[str, list[AnyConfig]] = {}
         for trial in measured:
             configs.setdefault(trial.name(self._plan.data), []).append(trial.config)
-        waiting, idle = deque(trials), 0
-        while waiting:
-            trial = waiting.popleft()
-            place = self._plan.place(trial)
-            with locked(place.folder) as is_ours:
-                if is_ours:
-                    self._run(trial, place, configs.get(place.folder.name, []))
-            idle = 0 if is_ours else idle + 1
-            if not is_ours:
-                waiting.append(trial)
-            if idle > len(waiting):
-                time.sleep(WAIT_SECONDS)
+        left = list(trials)
+        while left:
+            others = [trial for trial in left if not self._has_run(trial, configs)]
+            if len(others) == len(left):
+                self._wait(others)
+            left = others
+
+    def _has_run(self, trial: Trial, configs: Mapping[str, Sequence[AnyConfig]]) -> bool:
+        place = self._plan.place(trial)
+        with locked(place.folder) as is_ours:
+            if is_ours:
+                self._run(trial, place, configs.get(place.folder.name, ()))
+        return is_ours
+
+    def _wait(self, trials: Sequence[Trial]) -> None:
+        names = [self._plan.place(trial).folder.name for trial in trials]
+        if untold := [name for name in names if name not in self._told]:
+            self._say(f"waiting for another process, which is at {', '.join(untold)}")
+            self._told.update(untold)
+        time.sleep(WAIT_SECONDS)
 
     def _run(self, trial: Trial, place: Place, configs: Sequence[AnyConfig]) -> None:
         was_done = place.trained() is not None

@@ -3,14 +3,13 @@
 The folder of a trial is named after all that decides on it, so that arms of several tables, and
 later calls, find it. It holds the training's `run/` and `log.txt`; `trained.json` when that is
 finished; `measured-*.json`, one for each way of making detections. A process that works on it
-holds `lock`.
+holds a lock on the file `lock`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Generator, Mapping
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from filelock import FileLock, Timeout
 
 from aligndetr.checkpoint import (
     BEST_WEIGHTS,
@@ -82,27 +81,26 @@ class Place:
 
 @contextmanager
 def locked(folder: Path) -> Generator[bool]:
-    """Yield whether this process has the folder for itself; another may be at work in it."""
+    """Yield whether this process has the folder for itself; another may be at work in it.
+
+    The system holds the lock and drops it with the process, however that ends; what the file
+    `lock` says, or that it is there, means nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "lock"
-    is_ours = _take(lock)
+    lock = FileLock(folder / "lock")
+    is_ours = _taken(lock)
     try:
         yield is_ours
     finally:
         if is_ours:
-            lock.unlink(missing_ok=True)
+            lock.release()
 
 
-def _take(lock: Path) -> bool:
+def _taken(lock: FileLock) -> bool:
     try:
-        with lock.open("x") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        owner = lock.read_text()
-        if not owner.isdecimal() or psutil.pid_exists(int(owner)):
-            return False
-        lock.unlink(missing_ok=True)  # left by a process that was killed
-        return _take(lock)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
     return True
 
 
