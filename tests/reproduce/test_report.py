@@ -1,11 +1,12 @@
 """Tables, verdicts and pictures of made-up outcomes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from aligndetr.checkpoint import METRICS_FILE
 from aligndetr.reproduce import misalignment, pictures
 from aligndetr.reproduce.catalogue import EXPERIMENTS
 from aligndetr.reproduce.experiment import Claim
@@ -135,3 +136,71 @@ def test_every_outcome_has_a_picture(
     folder = write_report(found, tmp_path)
     assert folder == tmp_path / data.name / found.experiment.folder
     assert (folder / "picture.png").stat().st_size > 5000
+
+
+CURVE = '{"event": "eval", "step": 5, "AP": 0.1}\n{"event": "eval", "step": 9, "AP": 0.2}\n'
+
+
+def diverged(found: Outcome, *, arms: Collection[str]) -> Outcome:
+    """Return the outcome without the first seed of all arms, and without any of some."""
+    changed = [
+        replace(
+            arm,
+            by_seed={
+                seed: metrics
+                for seed, metrics in arm.by_seed.items()
+                if seed > 1 and arm.arm.key not in arms
+            },
+        )
+        for arm in found.arms
+    ]
+    return replace(found, arms=tuple(changed))
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ("7", ("h-detr", "h-detr-ia-bce")),  # dots
+        ("fig1", ("focal", "ia-bce")),
+        ("fig4", ("focal", "align")),
+        ("figA", ("dino", "align")),
+        ("figB", ("align",)),
+    ],
+)
+@pytest.mark.parametrize("number_of_arms", [0, 1, 2])
+def test_a_picture_leaves_out_what_has_diverged(
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    keys: tuple[str, ...],
+    number_of_arms: int,
+) -> None:
+    opened: list[Place] = []
+
+    def analysis(_: object, place: Place) -> object:
+        opened.append(place)
+        return ANALYSIS
+
+    def draw_predictions(arm: ArmOutcome, _: object, file: Path) -> None:
+        assert arm.first is not None
+        opened.append(arm.first)
+        file.write_bytes(b"drawn" * 2000)
+
+    monkeypatch.setattr(pictures, "analysis_of_trial", analysis)
+    monkeypatch.setattr(pictures, "draw_predictions", draw_predictions)
+    metrics = misalignment.metrics_of(ANALYSIS)
+    found = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
+    places = [
+        {seed: Place(tmp_path / place.folder) for seed, place in arm.places.items()}
+        for arm in found.arms
+    ]
+    arms = tuple(replace(a, places=p) for a, p in zip(found.arms, places, strict=True))
+    found = diverged(replace(found, arms=arms), arms=keys[:number_of_arms])
+    for arm in found.arms:
+        for seed in arm.by_seed:
+            arm.places[seed].run.mkdir(parents=True)
+            (arm.places[seed].run / METRICS_FILE).write_text(CURVE)
+    folder = write_report(found, tmp_path)
+    assert (folder / "picture.png").stat().st_size > 5000
+    assert {place.folder.name for place in opened} <= {f"{key}-2" for key in keys[number_of_arms:]}

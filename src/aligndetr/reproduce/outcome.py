@@ -42,6 +42,11 @@ class ArmOutcome:
         return {seed: found[metric] for seed, found in self.by_seed.items() if metric in found}
 
     @property
+    def first(self) -> Place | None:
+        """The trial of the first seed that was measured; None where all have diverged."""
+        return self.places[min(self.by_seed)] if self.by_seed else None
+
+    @property
     def is_at_edge(self) -> bool:
         """Whether the chosen weight is the grid's smallest or largest: others may be better."""
         return len(self.tuned) > 1 and self.weight in (min(self.tuned), max(self.tuned))

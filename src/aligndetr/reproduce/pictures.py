@@ -25,8 +25,10 @@ MULTIPLES = ("1", "2", "3", "4", "5")
 def draw(outcome: Outcome, folder: Path) -> None:
     """Write the picture that the experiment has; dots where there is nothing for its own."""
     if outcome.experiment.picture == "boxes":
-        draw_predictions(outcome.arms[0], outcome.data, folder / PICTURE)
-        return
+        measured = [arm for arm in outcome.arms if arm.first is not None]
+        if measured:
+            draw_predictions(measured[0], outcome.data, folder / PICTURE)
+            return
     drawers: dict[str, Callable[[Outcome], Figure | None]] = {
         "recall": _recall,
         "density": _density,
@@ -83,12 +85,13 @@ def _recall(outcome: Outcome) -> Figure | None:
         return None
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for arm in outcome.arms:
+    measured = [arm for arm in outcome.arms if arm.values("br_recall_1")]
+    for arm in measured:
         shares = [mean(arm.values(f"br_recall_{m}").values()) for m in MULTIPLES]
         left.plot([f"{m}N" for m in MULTIPLES], shares, "o-", label=arm.arm.label)
     left.set_ylabel("recall of best-regressed samples, %")
     left.legend()
-    _histogram(right, analysis_of(outcome.arms[0]), outcome.arms[0].arm.label)
+    _histogram(right, analysis_of(measured[0]), measured[0].arm.label)
     return figure
 
 
@@ -120,19 +123,22 @@ def _density(outcome: Outcome) -> Figure | None:
 
 
 def analysis_of(arm: ArmOutcome) -> Mapping[str, Any]:
-    """Return the analysis of an arm's first seed."""
-    return analysis_of_trial(arm.config, arm.places[min(arm.places)])
+    """Return the analysis of an arm's first measured seed; nothing where there is none."""
+    return {} if arm.first is None else analysis_of_trial(arm.config, arm.first)
 
 
-def _curves(outcome: Outcome) -> Figure:
+def _curves(outcome: Outcome) -> Figure | None:
     """Return Figure A: AP over steps, a line a seed."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(outcome.arms):
-        for seed, place in arm.places.items():
-            steps, values = zip(*place.curve(), strict=True)
-            label = arm.arm.label if seed == min(arm.places) else None
-            axes.plot(steps, values, "o-", color=f"C{number}", alpha=0.7, markersize=3, label=label)
+        curves = [curve for place in arm.places.values() if (curve := place.curve())]
+        for row, curve in enumerate(curves):
+            label = None if row else arm.arm.label
+            axes.plot(*zip(*curve, strict=True), "o-", color=f"C{number}", alpha=0.7,
+                      markersize=3, label=label)  # fmt: skip
+    if not axes.lines:
+        return None
     axes.set(xlabel="step", ylabel="AP, %")
     axes.legend()
     return figure

@@ -23,8 +23,9 @@ TARGET, PREDICTION = 6, 4
 
 
 def draw_predictions(arm: ArmOutcome, data: DataSet, file: Path) -> None:
-    """Write a sheet of the first images of `val`, with what the arm's first seed finds."""
-    detect, config = opened(arm.places[min(arm.places)].weights, arm.config)
+    """Write a sheet of the first images of `val`, with what the arm's first measured seed finds."""
+    assert arm.first is not None, "an arm that was measured"
+    detect, config = opened(arm.first.weights, arm.config)
     transform = config.data.augmentation.evaluation(config.backbone.mean, config.backbone.std)
     split = open_split(data.folder, "val")
     pictures: list[Image.Image] = []

@@ -69,8 +69,9 @@ class Place:
         return _read(self.folder / TRAINED)
 
     def curve(self) -> list[tuple[int, float]]:
-        """Return steps, and AP in per cent after them."""
-        lines = (self.run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+        """Return steps, and AP in per cent after them; nothing where none was reached."""
+        file = self.run / METRICS_FILE
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         events = [json.loads(line) for line in lines]
         return [
             (event["step"], 100 * event["AP"])
