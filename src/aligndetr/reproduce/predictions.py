@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from aligndetr.data.formats import open_split
-from aligndetr.drawing import contact_sheet, draw_boxes
-from aligndetr.predict import predict
+from aligndetr.data.images import read_image
+from aligndetr.drawing import contact_sheet, draw_boxes, picture_from_pixels
+from aligndetr.predict import prepare
 from aligndetr.reproduce.outcome import ArmOutcome
 from aligndetr.reproduce.small import DataSet
 from aligndetr.reproduce.trials import opened
@@ -30,13 +31,13 @@ def draw_predictions(arm: ArmOutcome, data: DataSet, file: Path) -> None:
     split = open_split(data.folder, "val")
     pictures: list[Image.Image] = []
     for index in range(min(IMAGES, len(split))):
-        with Image.open(split.path(index)) as picture:
-            pixels = picture.convert("RGB")
-        found = predict(detect, pixels, transform).above(THRESHOLD)
+        height, width = split.images.sizes[index].tolist()
+        pixels = read_image(split.path(index), (height, width))
+        found = detect(prepare(pixels, transform))[0].above(THRESHOLD)
         boxes, labels = split.targets(index)
         kinds = [PREDICTION] * len(found.boxes) + [TARGET] * len(labels)
         captions = [f"{score:.2f}" for score in found.scores.tolist()] + [""] * len(labels)
         both = torch.cat((found.boxes.cpu().float(), boxes))
-        pictures.append(draw_boxes(pixels, both, kinds, captions))
+        pictures.append(draw_boxes(picture_from_pixels(pixels), both, kinds, captions))
     file.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, COLUMNS).save(file)
