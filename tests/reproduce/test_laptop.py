@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from aligndetr.checkpoint import load_weights
+from aligndetr.errors import ConfigError
 from aligndetr.reproduce import laptop, trials
 from aligndetr.reproduce.catalogue import EXPERIMENTS
 from aligndetr.reproduce.experiment import Experiment
@@ -229,10 +230,55 @@ def test_minutes_become_the_same_steps_for_all(
     said: list[str] = []
     steps = laptop.steps_in(0.5, plan, said.append)
     assert steps >= 1
-    assert said == ["timing the baseline"]
+    assert said[0] == "timing the baseline"
+    assert said[1].startswith("[1/1] focal-s0-")
     assert laptop.steps_in(0.5, plan, said.append) == steps
-    assert len(said) == 1
+    assert len(said) == 2
     assert laptop.steps_in(1.0, plan, said.append) == pytest.approx(2 * steps, abs=1)
+
+
+def test_the_steps_of_some_minutes_are_those_of_the_timed_baseline(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laptop, "TIMING_STEPS", 2)
+    plan = plan_of(two_arms)
+    laptop.steps_in(0.5, plan, lambda _: None)
+    (metrics,) = plan.out.glob("trials/*/run/metrics.jsonl")
+    events = [json.loads(line) for line in metrics.read_text().splitlines()]
+    slow = [event | {"images_per_second": 1.0} for event in events if event["event"] == "train"]
+    metrics.write_text("\n".join(json.dumps(event) for event in slow))
+    assert laptop.steps_in(2.0, plan, lambda _: None) == 30  # 2 * 60 images by 4
+    other = replace(plan, overrides=(*plan.overrides, "encoder.layers=0"))
+    laptop.steps_in(2.0, other, lambda _: None)
+    assert len(list(plan.out.glob("steps-*-2.json"))) == 2  # each of its own baseline
+
+
+def test_the_timing_of_another_process_is_waited_for(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laptop, "TIMING_STEPS", 2)
+    plan = plan_of(two_arms)
+    timing = replace(plan, steps=2)
+    trial = timing.trial(two_arms, two_arms.arm("focal"), weight=None, seed=0)
+    folder = plan.place(trial).folder
+    folder.mkdir(parents=True)
+    other = FileLock(folder / "lock")
+    other.acquire()
+    monkeypatch.setattr(laptop.time, "sleep", lambda _: other.release())
+    said: list[str] = []
+    assert laptop.steps_in(0.5, plan, said.append) >= 1
+    assert said[1] == f"waiting for another process, which is at {folder.name}"
+
+
+def test_minutes_of_a_baseline_that_diverges_are_refused(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(**_: object) -> None:
+        raise DivergenceError("step 3: infinite")
+
+    monkeypatch.setattr(trials, "train", diverging)
+    with pytest.raises(ConfigError, match=r"--minutes-an-arm: .* diverges .*; give --steps"):
+        laptop.steps_in(0.5, plan_of(two_arms), lambda _: None)
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligndetr.checkpoint import METRICS_FILE, write_json
+from aligndetr.checkpoint import write_json
 from aligndetr.config.schema import AnyConfig
+from aligndetr.errors import ConfigError
 from aligndetr.reproduce.ablations import TABLE_4
 from aligndetr.reproduce.experiment import Arm, Experiment
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
@@ -85,21 +86,26 @@ class Plan:
 def steps_in(minutes: float, plan: Plan, say: Say) -> int:
     """Return how many steps of the baseline fit some minutes here, measured once a folder.
 
-    All arms get the same number of steps, however long theirs take.
+    All arms get the same number of steps, however long theirs take. What is timed has the plan's
+    changes to all arms.
+
+    Raises:
+        ConfigError: The baseline diverges before its speed is known.
     """
-    file = plan.out / f"steps-{plan.data.digest}-{minutes:g}.json"
-    if file.is_file():
-        return int(json.loads(file.read_text())["steps"])
-    say("timing the baseline")
     timing = replace(plan, steps=TIMING_STEPS)
     trial = timing.trial(TABLE_4, TABLE_4.arm("focal"), weight=None, seed=TUNING_SEED)
     place = plan.place(trial)
-    with locked(place.folder) as is_ours:
-        if is_ours:
-            train_trial(trial, plan.data, place)
-    lines = (place.run / METRICS_FILE).read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    speed = max(event["images_per_second"] for event in events if event["event"] == "train")
+    file = plan.out / f"steps-{place.folder.name}-{minutes:g}.json"
+    if file.is_file():
+        return int(json.loads(file.read_text())["steps"])
+    say("timing the baseline")
+    _Queue(plan, 1, say).run([trial])
+    speed = place.images_per_second()
+    if speed is None:
+        raise ConfigError(
+            "--minutes-an-arm: expected a baseline whose speed can be measured, found that its "
+            f"training diverges ({place.folder}/log.txt); give --steps"
+        )
     steps = max(1, round(60 * minutes * speed / trial.config.data.batch_size))
     write_json(file, {"minutes": minutes, "steps": steps, "images_per_second": speed})
     return steps

@@ -70,14 +70,22 @@ class Place:
 
     def curve(self) -> list[tuple[int, float]]:
         """Return steps, and AP in per cent after them; nothing where none was reached."""
+        return [
+            (event["step"], 100 * event["AP"])
+            for event in self._events("eval")
+            if event["AP"] is not None
+        ]
+
+    def images_per_second(self) -> float | None:
+        """Return the highest speed of the training; None where it did not come that far."""
+        speeds = (event["images_per_second"] for event in self._events("train"))
+        return max(speeds, default=None)
+
+    def _events(self, kind: str) -> list[dict[str, Any]]:
         file = self.run / METRICS_FILE
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         events = [json.loads(line) for line in lines]
-        return [
-            (event["step"], 100 * event["AP"])
-            for event in events
-            if event["event"] == "eval" and event["AP"] is not None
-        ]
+        return [event for event in events if event["event"] == kind]
 
 
 @contextmanager
