@@ -290,3 +290,11 @@ def test_a_curve_has_a_point_an_evaluation(plan_of: PlanOf, data: DataSet) -> No
     assert [steps for steps, _ in outcome.arms[0].places[1].curve()] == [2, 4]
     assert [steps for steps, _ in outcome.arms[1].places[1].curve()] == [2, 4, 6, 8]
     assert (write_report(outcome, plan.out) / "picture.png").is_file()
+
+
+def test_what_auto_means_is_decided_once_for_all_arms(
+    plan_of: PlanOf, two_arms: Experiment
+) -> None:
+    changes = tuple(change for change in SMALL if not change.startswith("precision"))
+    plan = replace(plan_of(two_arms), arithmetic="bf16", overrides=changes)
+    assert {plan.config(arm).precision for arm in two_arms.arms} == {"bf16"}

@@ -204,3 +204,9 @@ def test_a_picture_leaves_out_what_has_diverged(
     folder = write_report(found, tmp_path)
     assert (folder / "picture.png").stat().st_size > 5000
     assert {place.folder.name for place in opened} <= {f"{key}-2" for key in keys[number_of_arms:]}
+
+
+def test_the_table_says_in_which_arithmetic(data: DataSet) -> None:
+    found = outcome(data, "7", {"h-detr": [40.0], "h-detr-ia-bce": [47.0]})
+    low = [replace(a, config=a.config.model_copy(update={"precision": "bf16"})) for a in found.arms]
+    assert "600 steps in bf16, 1 paired seed." in markdown(replace(found, arms=tuple(low)))

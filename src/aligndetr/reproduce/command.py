@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aligndetr.checkpoint import write_json, write_text
 from aligndetr.errors import ConfigError
+from aligndetr.reproduce.arithmetic import arithmetic_of
 from aligndetr.reproduce.catalogue import find
 from aligndetr.reproduce.check import one_step
 from aligndetr.reproduce.full import FullArm, full_arms, script
@@ -78,7 +79,16 @@ def reproduce_small(
         for arm in experiment.arms:
             small_config(arm, data, overrides=options.overrides)
     usual = options.length.steps or USUAL_STEPS
-    plan = Plan(experiments, data, out, usual, options.seeds, options.weights, options.overrides)
+    plan = Plan(
+        experiments,
+        data,
+        out,
+        usual,
+        options.seeds,
+        options.weights,
+        arithmetic_of(out),
+        options.overrides,
+    )
     if options.length.minutes is not None:
         plan = replace(plan, steps=steps_in(options.length.minutes, plan, say))
 

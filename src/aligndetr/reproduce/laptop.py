@@ -19,6 +19,7 @@ from aligndetr.checkpoint import write_json
 from aligndetr.config.schema import AnyConfig
 from aligndetr.errors import ConfigError
 from aligndetr.reproduce.ablations import TABLE_4
+from aligndetr.reproduce.arithmetic import Arithmetic
 from aligndetr.reproduce.experiment import Arm, Experiment
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
 from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial, has_weight, small_config
@@ -43,6 +44,7 @@ class Plan:
     steps: int
     seeds: int
     weights: tuple[float, ...]
+    arithmetic: Arithmetic
     overrides: tuple[str, ...] = ()
 
     def place(self, trial: Trial) -> Place:
@@ -52,7 +54,13 @@ class Plan:
     def config(self, arm: Arm) -> AnyConfig:
         """Return the configuration of an arm, whose features are shared by all."""
         features = (self.out / "features").resolve()
-        return small_config(arm, self.data, overrides=self.overrides, features=features)
+        return small_config(
+            arm,
+            self.data,
+            overrides=self.overrides,
+            features=features,
+            precision=self.arithmetic,
+        )
 
     def trial(self, experiment: Experiment, arm: Arm, *, weight: float | None, seed: int) -> Trial:
         """Return the trial of an arm; curves are measured on the way, but not to choose weights."""

@@ -128,6 +128,7 @@ class Outcome:
             "class_weight_is_at_edge": outcome.is_at_edge,
             "tuned_AP": {f"{weight:g}": 100 * ap for weight, ap in outcome.tuned.items()},
             "steps": outcome.steps,
+            "precision": outcome.config.precision,
             "trials": {str(seed): place.folder.name for seed, place in outcome.places.items()},
             "ours": metrics,
         }

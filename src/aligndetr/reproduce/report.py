@@ -46,10 +46,12 @@ def markdown(outcome: Outcome) -> str:
 def _told(outcome: Outcome) -> Iterator[str]:
     seeds = max((len(arm.by_seed) for arm in outcome.arms), default=0)
     steps = sorted({arm.steps for arm in outcome.arms})
+    arithmetic = sorted({arm.config.precision for arm in outcome.arms})
     yield (
         f"Laptop scale, {outcome.data.name} ({outcome.data.images} images to train on), "
-        f"{' or '.join(str(count) for count in steps)} steps, {seeds} paired "
-        f"{'seed' if seeds == 1 else 'seeds'}. Per cent; mean ± standard deviation over seeds; "
+        f"{' or '.join(str(count) for count in steps)} steps in {' and '.join(arithmetic)}, "
+        f"{seeds} paired {'seed' if seeds == 1 else 'seeds'}. "
+        "Per cent; mean ± standard deviation over seeds; "
         f"Δ is the paired difference to {_label(outcome, outcome.experiment.baseline)!r} with its "
         "95 % t interval."
     )
