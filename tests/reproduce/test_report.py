@@ -210,3 +210,36 @@ def test_the_table_says_in_which_arithmetic(data: DataSet) -> None:
     found = outcome(data, "7", {"h-detr": [40.0], "h-detr-ia-bce": [47.0]})
     low = [replace(a, config=a.config.model_copy(update={"precision": "bf16"})) for a in found.arms]
     assert "600 steps in bf16, 1 paired seed." in markdown(replace(found, arms=tuple(low)))
+
+
+def test_every_shown_metric_has_its_paired_difference(data: DataSet) -> None:
+    found = outcome(data, "7", {"h-detr": [40.0, 42.0], "h-detr-ia-bce": [43.0, 45.0]})
+    recall = {1: (50.0, 51.0), 2: (50.0, 51.0)}
+    arms = [
+        replace(
+            arm,
+            by_seed={
+                seed: {
+                    **metrics,
+                    "AP75": metrics["AP"],
+                    "br_recall_1": recall[seed][row],
+                    "br_recall_1_within_0.02": recall[seed][row],
+                    "br_recall_1_within_0.05": recall[seed][row],
+                    "pearson": recall[seed][row],
+                }
+                for seed, metrics in arm.by_seed.items()
+            },
+        )
+        for row, arm in enumerate(found.arms)
+    ]
+    text = markdown(replace(found, arms=tuple(arms)))
+    assert (
+        "| Δ [interval] | AP | AP75 | BR@N | BR@N within .02 | BR@N within .05 | Pearson |" in text
+    )
+    three, one = "+3.0 [+3.0, +3.0]", "+1.0 [+1.0, +1.0]"
+    cells = [three, three, one, one, one, one]
+    assert f"| H-Deformable-DETR w/ IA-BCE | {' | '.join(cells)} |" in text
+
+
+def test_an_arm_alone_has_no_table_of_differences(data: DataSet) -> None:
+    assert "interval]" not in markdown(outcome(data, "figB", {"align": [40.0, 42.0]}))

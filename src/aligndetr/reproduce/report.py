@@ -17,6 +17,7 @@ SHOWN = {
     "AP50": "AP50",
     "AP75": "AP75",
     "br_recall_1": "BR@N",
+    "br_recall_1_within_0.02": "BR@N within .02",
     "br_recall_1_within_0.05": "BR@N within .05",
     "pearson": "Pearson",
 }
@@ -37,6 +38,7 @@ def markdown(outcome: Outcome) -> str:
     experiment = outcome.experiment
     lines = [f"# {experiment.heading}: {experiment.title}", "", *_told(outcome), ""]
     lines += _table(outcome)
+    lines += _differences(outcome)
     if experiment.claims:
         lines += ["", "| the paper's order | paper | here | verdict |", "|---|---|---|---|"]
         lines += [_claim_row(outcome, claim) for claim in experiment.claims]
@@ -66,10 +68,24 @@ def _table(outcome: Outcome) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for arm in outcome.experiment.arms:
-        cells = [arm.label.replace("|", "\\|"), _weight(outcome, arm), *_paper(outcome, arm)]
+        cells = [_label_in_table(arm), _weight(outcome, arm), *_paper(outcome, arm)]
         cells += [_summary(outcome, arm, "AP"), spelled(outcome.to_baseline(arm.key, "AP"))]
         cells += [_summary(outcome, arm, name) for name in metrics if name != "AP"]
         yield "| " + " | ".join(cells) + " |"
+
+
+def _differences(outcome: Outcome) -> Iterator[str]:
+    """Yield a table of the paired differences of all shown metrics, if there are arms to compare."""
+    metrics = [name for name in SHOWN if name in outcome.metrics]
+    arms = [found.arm for found in outcome.arms if found.arm.key != outcome.experiment.baseline]
+    if not (metrics and arms):
+        return
+    yield ""
+    yield "| Δ [interval] | " + " | ".join(SHOWN[name] for name in metrics) + " |"
+    yield "|" + "---|" * (1 + len(metrics))
+    for arm in arms:
+        cells = [spelled(outcome.to_baseline(arm.key, name)) for name in metrics]
+        yield "| " + " | ".join([_label_in_table(arm), *cells]) + " |"
 
 
 def _weight(outcome: Outcome, arm: Arm) -> str:
@@ -120,3 +136,7 @@ def _paper_difference(outcome: Outcome, claim: Claim, better: str, worse: str) -
 
 def _label(outcome: Outcome, key: str) -> str:
     return outcome.experiment.arm(key).label
+
+
+def _label_in_table(arm: Arm) -> str:
+    return arm.label.replace("|", "\\|")
