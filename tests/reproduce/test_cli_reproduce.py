@@ -64,3 +64,17 @@ def test_laptop_trains_and_prints_the_verdicts(
     assert (tmp_path / "data" / "figure-4" / "table.md").is_file()
     assert main(words) == 0
     assert "Pearson coefficient is higher" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale", ["laptop", "full"])
+@pytest.mark.parametrize("below", ["", "tables"])
+def test_a_file_is_no_folder_for_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: str, below: str
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    assert main(["reproduce", "7", "--scale", scale, "--out", str(file / below)]) == 2
+    error = capsys.readouterr().err.strip()
+    expected = f"--out: expected a folder, found a file at {file}; choose another name"
+    assert error.endswith(expected)
+    assert len(error.splitlines()) == 1

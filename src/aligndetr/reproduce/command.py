@@ -50,9 +50,12 @@ def reproduce_full(
     All configurations are resolved. With `check` each different training takes one step.
 
     Raises:
-        ConfigError: There is no such experiment.
+        ConfigError: There is no such experiment, or `out` is a file.
     """
-    arms = full_arms(find(words))
+    experiments = find(words)
+    if out is not None:
+        _check_folder(out)
+    arms = full_arms(experiments)
     if check:
         for arm in arms:
             if arm.shares is None:
@@ -70,10 +73,12 @@ def reproduce_small(
     """Train, measure and compare all arms; return the content of each table.json.
 
     Raises:
-        ConfigError: There is no such experiment, or a change does not fit the schema.
+        ConfigError: There is no such experiment, a change does not fit the schema, or `out` is a
+            file.
         DatasetError: The data cannot be used.
     """
     experiments = find(words)
+    _check_folder(out)
     data = DataSet.open(options.data)
     for experiment in experiments:  # all mistakes before the first hour
         for arm in experiment.arms:
@@ -98,6 +103,12 @@ def reproduce_small(
             say(f"{folder}: {outcome.experiment.heading} so far")
 
     return [outcome.as_json() for outcome in run(plan, say=say, report=report)]
+
+
+def _check_folder(out: Path) -> None:
+    found = next(path for path in (out, *out.parents) if path.exists())
+    if not found.is_dir():
+        raise ConfigError(f"--out: expected a folder, found a file at {found}; choose another name")
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
