@@ -134,7 +134,8 @@ def test_every_outcome_has_a_picture(
     metrics = misalignment.metrics_of(analysis)
     found = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
     folder = write_report(found, tmp_path)
-    assert folder == tmp_path / data.name / found.experiment.folder
+    name = f"{data.name}-{data.digest}"
+    assert folder == tmp_path / "tables" / name / found.experiment.folder
     assert (folder / "picture.png").stat().st_size > 5000
 
 
@@ -243,3 +244,11 @@ def test_every_shown_metric_has_its_paired_difference(data: DataSet) -> None:
 
 def test_an_arm_alone_has_no_table_of_differences(data: DataSet) -> None:
     assert "interval]" not in markdown(outcome(data, "figB", {"align": [40.0, 42.0]}))
+
+
+def test_reports_of_other_data_of_the_same_name_stay(data: DataSet, tmp_path: Path) -> None:
+    found = outcome(data, "7", {"h-detr": [40.0], "h-detr-ia-bce": [47.0]})
+    one = write_report(found, tmp_path)
+    other = write_report(replace(found, data=replace(data, digest="other")), tmp_path)
+    assert one != other
+    assert (one / "table.md").is_file()

@@ -25,8 +25,12 @@ SHOWN = {
 
 
 def write_report(outcome: Outcome, out: Path) -> Path:
-    """Write table.md, table.json and the picture of an outcome; return their folder."""
-    folder = out / outcome.data.name / outcome.experiment.folder
+    """Write table.md, table.json and the picture of an outcome; return their folder.
+
+    Data of equal names are told apart by their digest.
+    """
+    data = f"{outcome.data.name}-{outcome.data.digest}"
+    folder = out / "tables" / data / outcome.experiment.folder
     write_json(folder / "table.json", outcome.as_json())
     write_text(folder / "table.md", markdown(outcome))
     draw(outcome, folder)
