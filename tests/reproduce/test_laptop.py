@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from aligndetr.checkpoint import load_weights
+from aligndetr.config.schema import Config
 from aligndetr.errors import ConfigError
 from aligndetr.reproduce import laptop, trials
 from aligndetr.reproduce.catalogue import EXPERIMENTS
@@ -23,7 +24,7 @@ from aligndetr.reproduce.laptop import Plan, run
 from aligndetr.reproduce.outcome import Outcome
 from aligndetr.reproduce.pairing import write_start
 from aligndetr.reproduce.report import markdown, write_report
-from aligndetr.reproduce.small import DataSet
+from aligndetr.reproduce.small import DataSet, Trial, is_fused
 from aligndetr.reproduce.trials import Place, locked, train_trial
 from aligndetr.train.finite import DivergenceError
 from aligndetr.train.loop import Trainer
@@ -108,6 +109,37 @@ def test_a_small_experiment_from_end_to_end(plan_of: PlanOf, two_arms: Experimen
     again, silence = quietly(plan)  # all is found
     assert silence == []
     assert again[0].as_json() == outcome.as_json()
+
+
+def test_an_arm_s_weight_is_chosen_by_its_own_detections(
+    plan_of: PlanOf, two_arms: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(config: Config, *_: object) -> dict[str, float]:
+        scores.append(config.postprocess.iou_power)
+        return {"AP": 1.0 if config.postprocess.iou_power else next(unfused)}
+
+    scores: list[float] = []
+    unfused = iter([0.5, 2.0])
+    plan = replace(plan_of(two_arms), weights=(1.0, 2.0))
+    trained: list[str] = []
+    train_trial = laptop.train_trial
+
+    def watched(trial: Trial, *rest: Any) -> Any:
+        trained.append(trial.name(plan.data))
+        return train_trial(trial, *rest)
+
+    monkeypatch.setattr(laptop, "train_trial", watched)
+    tuning = [t for arm in two_arms.arms for t in plan.tuning(two_arms, arm)]
+    queue_run = laptop._Queue(plan, 4, lambda _: None).run
+    queue_run(laptop._unique(plan, tuning), [t for t in tuning if is_fused(t.config)])
+    assert len(trained) == 4  # the two arms of the IoU branch share theirs
+    kept = [plan.place(trial).weights.is_file() for trial in tuning]
+    assert kept == [False, False, True, True, True, True]
+    monkeypatch.setattr(trials, "measure_trial", measured)
+    unfused_arm, fused_arm = two_arms.arms[1:]
+    assert laptop._chosen(plan, two_arms, unfused_arm) == 2.0
+    assert laptop._chosen(plan, two_arms, fused_arm) == 1.0
+    assert scores == [0.0, 0.0, 0.3, 0.3]
 
 
 def test_what_is_finished_serves_other_tables(plan_of: PlanOf) -> None:

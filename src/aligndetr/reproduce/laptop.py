@@ -22,8 +22,15 @@ from aligndetr.reproduce.ablations import TABLE_4
 from aligndetr.reproduce.arithmetic import Arithmetic
 from aligndetr.reproduce.experiment import Arm, Experiment
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
-from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial, has_weight, small_config
-from aligndetr.reproduce.trials import Place, locked, measure_trial, train_trial
+from aligndetr.reproduce.small import (
+    TUNING_SEED,
+    DataSet,
+    Trial,
+    has_weight,
+    is_fused,
+    small_config,
+)
+from aligndetr.reproduce.trials import Place, locked, measure_trial, train_trial, tuned_ap
 
 TIMING_STEPS = 60
 """Of the training that tells how many steps fit a number of minutes."""
@@ -122,10 +129,11 @@ def steps_in(minutes: float, plan: Plan, say: Say) -> int:
 def run(plan: Plan, *, say: Say, report: Callable[[Sequence[Outcome]], None]) -> list[Outcome]:
     """Train and measure all arms of the plan; `report` is told what is known after every seed."""
     arms = plan.arms()
-    tuning = _unique(plan, (trial for pair in arms for trial in plan.tuning(*pair)))
+    tuning = [trial for pair in arms for trial in plan.tuning(*pair)]
+    unique = _unique(plan, tuning)
     first = _unique(plan, (plan.trial(*pair, weight=None, seed=1) for pair in arms))
-    queue = _Queue(plan, len(tuning) + plan.seeds * len(first), say)
-    queue.run(tuning)
+    queue = _Queue(plan, len(unique) + plan.seeds * len(first), say)
+    queue.run(unique, measured=[trial for trial in tuning if is_fused(trial.config)])
     weights = [_chosen(plan, *pair) for pair in arms]
     outcomes: list[Outcome] = []
     for seed in range(1, plan.seeds + 1):
@@ -133,7 +141,9 @@ def run(plan: Plan, *, say: Say, report: Callable[[Sequence[Outcome]], None]) ->
             plan.trial(*pair, weight=weight, seed=seed)
             for pair, weight in zip(arms, weights, strict=True)
         ]
-        queue.run(_unique(plan, trials), measured=trials)
+        unique = _unique(plan, trials)
+        queue.expect(len(unique) * (plan.seeds - seed + 1))
+        queue.run(unique, measured=trials)
         outcomes = _outcomes(plan, weights, seed)
         report(outcomes)
     return outcomes
@@ -152,9 +162,8 @@ def _chosen(plan: Plan, experiment: Experiment, arm: Arm) -> float | None:
 
 
 def _tuned_ap(plan: Plan, trial: Trial) -> float:
-    done = plan.place(trial).trained()
-    assert done is not None, "weights are chosen after their trials"
-    return done["AP"] if done["AP"] is not None else -1.0
+    found = tuned_ap(trial, plan.data, plan.place(trial))
+    return -1.0 if found is None else found
 
 
 def _outcomes(plan: Plan, weights: Sequence[float | None], seeds: int) -> list[Outcome]:
@@ -170,7 +179,7 @@ def _outcomes(plan: Plan, weights: Sequence[float | None], seeds: int) -> list[O
         by_seed = {seed: measure_trial(config, plan.data, place) for seed, place in places.items()}
         by_seed = {seed: found for seed, found in by_seed.items() if found}
         tuned = {
-            trial.weight: _tuned_ap(plan, trial)
+            trial.weight: tuned_ap(trial, plan.data, plan.place(trial))
             for trial in plan.tuning(experiment, arm)
             if trial.weight is not None
         }
@@ -187,6 +196,11 @@ class _Queue:
         self._plan, self._total, self._say = plan, total, say
         self._done, self._trained, self._seconds = 0, 0, 0.0
         self._told: set[str] = set()
+
+    def expect(self, further: int) -> None:
+        """Say how many are still to come: arms of one training may get weights of their own."""
+        self._total = self._done + further
+
 
     def run(self, trials: Sequence[Trial], measured: Sequence[Trial] = ()) -> None:
         """Train all that are not; those of another process are waited for.

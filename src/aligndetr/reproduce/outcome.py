@@ -26,7 +26,7 @@ from aligndetr.reproduce.trials import Place
 class ArmOutcome:
     """One arm: its chosen class weight, metrics in per cent by seed, and where its trials are.
 
-    `tuned` is the AP (in [0, 1]) of every class weight of the grid.
+    `tuned` is the AP of every class weight of the grid, None where its training diverged.
     """
 
     arm: Arm
@@ -34,7 +34,7 @@ class ArmOutcome:
     weight: float | None
     by_seed: Mapping[int, Mapping[str, float]]
     places: Mapping[int, Place]
-    tuned: Mapping[float, float]
+    tuned: Mapping[float, float | None]
     steps: int
 
     def values(self, metric: str) -> BySeed:
@@ -126,7 +126,7 @@ class Outcome:
             **told,
             "class_weight": outcome.weight,
             "class_weight_is_at_edge": outcome.is_at_edge,
-            "tuned_AP": {f"{weight:g}": 100 * ap for weight, ap in outcome.tuned.items()},
+            "tuned_AP": {f"{weight:g}": ap for weight, ap in outcome.tuned.items()},
             "steps": outcome.steps,
             "precision": outcome.config.precision,
             "trials": {str(seed): place.folder.name for seed, place in outcome.places.items()},

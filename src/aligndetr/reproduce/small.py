@@ -148,6 +148,11 @@ def has_weight(config: AnyConfig) -> bool:
     return isinstance(config, Config)
 
 
+def is_fused(config: AnyConfig) -> bool:
+    """Whether scores are fused with a predicted IoU, as the arms of one training may do or not."""
+    return isinstance(config, Config) and config.head.iou_branch
+
+
 def _without_choices(config: AnyConfig) -> AnyConfig:
     """Return the configuration with scores fused as usual.
 

@@ -39,7 +39,7 @@ from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
 from aligndetr.reproduce import misalignment
 from aligndetr.reproduce.pairing import write_start
-from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial
+from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial, is_fused
 from aligndetr.runs import Run, resume, train
 from aligndetr.train.finite import DivergenceError
 from aligndetr.train.state import STATE_FILE
@@ -143,10 +143,10 @@ def train_trial(trial: Trial, data: DataSet, place: Place) -> Mapping[str, Any]:
 
 
 def _tidy(trial: Trial, place: Place) -> None:
-    """Remove what is of no further use: of a training that chooses weights only its AP is."""
+    """Remove what is of no further use: of most trainings that choose weights only the AP is."""
     shutil.rmtree(place.run / STATE_FOLDER, ignore_errors=True)
     (place.run / BEST_WEIGHTS).unlink(missing_ok=True)
-    if trial.seed == TUNING_SEED:
+    if trial.seed == TUNING_SEED and not is_fused(trial.config):
         place.weights.unlink(missing_ok=True)
 
 
@@ -177,6 +177,19 @@ def measure_trial(config: AnyConfig, data: DataSet, place: Place) -> dict[str, f
             found = _measured(config, data, place)
         write_json(file, found)
     return found["metrics"] | misalignment.metrics_of(found["analysis"])
+
+
+def tuned_ap(trial: Trial, data: DataSet, place: Place) -> float | None:
+    """Return the AP in per cent of a finished trial, by which its class weight is judged.
+
+    It is that of the arm's own detections: arms that fuse scores otherwise share a training, whose
+    own AP is that of the usual way. None where it diverged.
+    """
+    if is_fused(trial.config):
+        return measure_trial(trial.config, data, place).get("AP")
+    done = place.trained()
+    assert done is not None, "weights are chosen after their trials"
+    return None if done["AP"] is None else 100 * done["AP"]
 
 
 def analysis_of_trial(config: AnyConfig, place: Place) -> Mapping[str, Any]:
