@@ -65,8 +65,8 @@ class Outcome:
         return next((outcome for outcome in self.arms if outcome.arm.key == key), None)
 
     def to_baseline(self, key: str, metric: str) -> Difference | None:
-        """Return how much better an arm is than the baseline."""
-        return self.between(key, self.experiment.baseline, metric)
+        """Return how much better an arm is than its baseline."""
+        return self.between(key, self.experiment.baseline_of(key), metric)
 
     def between(self, better: str, worse: str, metric: str) -> Difference | None:
         """Return the paired difference of two arms; None where one was not measured."""
@@ -109,6 +109,7 @@ class Outcome:
             "label": arm.label,
             "preset": arm.preset,
             "overrides": list(arm.overrides),
+            "baseline": self.experiment.baseline_of(arm.key),
             "paper": dict(arm.paper),
         }
         outcome = self.arm(arm.key)

@@ -61,6 +61,10 @@ def _told(outcome: Outcome) -> Iterator[str]:
         f"Δ is the paired difference to {_label(outcome, outcome.experiment.baseline)!r} with its "
         "95 % t interval."
     )
+    baselines = {outcome.experiment.baseline_of(arm.key) for arm in outcome.experiment.arms}
+    if others := sorted(baselines - {outcome.experiment.baseline}):
+        labels = ", ".join(_label(outcome, key) for key in others)
+        yield f"Rows on other backbones are compared with the baseline on theirs: {labels}."
     if any(arm.is_at_edge for arm in outcome.arms):
         yield "A class weight with a star is at the end of the grid."
 
@@ -100,7 +104,8 @@ def _weight(outcome: Outcome, arm: Arm) -> str:
 
 
 def _paper(outcome: Outcome, arm: Arm) -> tuple[str, str]:
-    baseline = outcome.experiment.arm(outcome.experiment.baseline).paper.get("AP")
+    experiment = outcome.experiment
+    baseline = experiment.arm(experiment.baseline_of(arm.key)).paper.get("AP")
     ap = arm.paper.get("AP")
     if ap is None or baseline is None:
         return ("-" if ap is None else f"{ap:.1f}"), "-"
