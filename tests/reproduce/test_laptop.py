@@ -23,9 +23,10 @@ from aligndetr.reproduce.experiment import Experiment
 from aligndetr.reproduce.laptop import Plan, run
 from aligndetr.reproduce.outcome import Outcome
 from aligndetr.reproduce.pairing import write_start
+from aligndetr.reproduce.places import Place, locked
 from aligndetr.reproduce.report import markdown, write_report
 from aligndetr.reproduce.small import DataSet, Trial, is_fused
-from aligndetr.reproduce.trials import Place, locked, train_trial
+from aligndetr.reproduce.trials import train_trial
 from aligndetr.train.finite import DivergenceError
 from aligndetr.train.loop import Trainer
 from small import SMALL
@@ -185,7 +186,7 @@ def test_a_training_without_a_state_starts_anew(plan_of: PlanOf, two_arms: Exper
     place = plan.place(trial)
     place.run.mkdir(parents=True)
     (place.run / "config.yaml").write_text("left by a run that was killed")
-    assert train_trial(trial, plan.data, place)["steps"] == 2
+    assert train_trial(trial, plan.data, place).steps == 2
 
 
 def test_a_training_that_diverges_has_no_numbers(
@@ -215,7 +216,7 @@ def test_a_folder_is_for_one_process_whatever_its_lock_file_says(
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from aligndetr.reproduce.trials import locked\n"
+        "import sys, time; from pathlib import Path; from aligndetr.reproduce.places import locked\n"
         "with locked(Path(sys.argv[1])) as is_ours: print(is_ours, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -10,23 +10,40 @@ from aligndetr.checkpoint import METRICS_FILE
 from aligndetr.reproduce import misalignment, pictures
 from aligndetr.reproduce.catalogue import EXPERIMENTS
 from aligndetr.reproduce.experiment import Claim
+from aligndetr.reproduce.misalignment import Kept
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
+from aligndetr.reproduce.places import Measured, Place
 from aligndetr.reproduce.report import markdown, write_report
 from aligndetr.reproduce.small import DataSet, small_config
-from aligndetr.reproduce.trials import Place
 
-ANALYSIS = {
-    "br_recall": {str(m): 0.4 + 0.05 * m for m in range(1, 6)},
-    "br_recall_within": {"0": {"1": 0.45}, "0.05": {"1": 0.6}},
-    "pearson": 0.5,
-    "spearman": None,
-    "histogram": {
-        "edges": [n / 20 for n in range(21)],
-        "best_regressed": list(range(20)),
-        "highest_confidence": list(range(20, 0, -1)),
-    },
-    "density": {"edges": [n / 50 for n in range(51)], "counts": [[1] * 50 for _ in range(50)]},
-}
+
+ANALYSIS = Kept(
+    br_recall=tuple(0.4 + 0.05 * m for m in range(1, 6)),
+    br_recall_within=tuple((start, *[0.9] * 4) for start in (0.45, 0.5, 0.6)),
+    best_iou_share=(0.9,) * 5,
+    mean_iou_br=0.8,
+    mean_iou_hc=0.7,
+    pearson=0.5,
+    spearman=None,
+    ap_cost=0.1,
+    best_regressed=tuple(range(20)),
+    highest_confidence=tuple(range(20, 0, -1)),
+    density=((1,) * 50,) * 50,
+)
+NOTHING = Kept(
+    br_recall=(None,) * 5,
+    br_recall_within=((None,) * 5,) * 3,
+    best_iou_share=(None,) * 5,
+    mean_iou_br=None,
+    mean_iou_hc=None,
+    pearson=None,
+    spearman=None,
+    ap_cost=None,
+    best_regressed=(0,) * 20,
+    highest_confidence=(0,) * 20,
+    density=((0,) * 50,) * 50,
+)
+CURVE = '{"event": "eval", "step": 5, "AP": 0.1}\n{"event": "eval", "step": 9, "AP": 0.2}\n'
 
 
 def outcome(
@@ -108,10 +125,25 @@ def test_a_weight_at_the_end_of_the_grid_has_a_star(data: DataSet) -> None:
 def test_the_metrics_of_an_analysis_are_flat_and_in_per_cent() -> None:
     found = misalignment.metrics_of(ANALYSIS)
     assert found["br_recall_1"] == pytest.approx(45)
+    assert found["br_recall_1_within_0.02"] == pytest.approx(50)
     assert found["br_recall_1_within_0.05"] == pytest.approx(60)
+    assert "br_recall_1_within_0" not in found
     assert found["pearson"] == pytest.approx(50)
     assert "spearman" not in found
-    assert misalignment.metrics_of({}) == {}
+    assert misalignment.metrics_of(NOTHING) == {}
+
+
+def written(found: Outcome, out: Path) -> Outcome:
+    """Return the outcome with places where the measured seeds have their files."""
+    arms: list[ArmOutcome] = []
+    for arm in found.arms:
+        places = {seed: Place(out / place.folder) for seed, place in arm.places.items()}
+        for seed in arm.by_seed:
+            places[seed].write_measured(arm.config, Measured(metrics={}, analysis=ANALYSIS))
+            places[seed].run.mkdir()
+            (places[seed].run / METRICS_FILE).write_text(CURVE)
+        arms.append(replace(arm, places=places))
+    return replace(found, arms=tuple(arms))
 
 
 @pytest.mark.parametrize(
@@ -120,28 +152,25 @@ def test_the_metrics_of_an_analysis_are_flat_and_in_per_cent() -> None:
         ("7", ("h-detr", "h-detr-ia-bce")),
         ("fig1", ("focal", "ia-bce")),
         ("fig4", ("focal", "align")),
+        ("figA", ("dino", "align")),
     ],
 )
 @pytest.mark.parametrize("has_analysis", [False, True])
 def test_every_outcome_has_a_picture(
-    data: DataSet,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    table: str,
-    keys: tuple[str, ...],
-    has_analysis: bool,
+    data: DataSet, tmp_path: Path, table: str, keys: tuple[str, ...], has_analysis: bool
 ) -> None:
-    analysis = ANALYSIS if has_analysis else {}
-    monkeypatch.setattr(pictures, "analysis_of_trial", lambda *_: analysis)
-    metrics = misalignment.metrics_of(analysis)
+    metrics = misalignment.metrics_of(ANALYSIS if has_analysis else NOTHING)
     found = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
+    if has_analysis:
+        found = written(found, tmp_path)
     folder = write_report(found, tmp_path)
     name = f"{data.name}-{data.digest}"
     assert folder == tmp_path / "tables" / name / found.experiment.folder
     assert (folder / "picture.png").stat().st_size > 5000
 
 
-CURVE = '{"event": "eval", "step": 5, "AP": 0.1}\n{"event": "eval", "step": 9, "AP": 0.2}\n'
+
+
 
 
 def diverged(found: Outcome, *, arms: Collection[str]) -> Outcome:
@@ -179,34 +208,22 @@ def test_a_picture_leaves_out_what_has_diverged(
     keys: tuple[str, ...],
     number_of_arms: int,
 ) -> None:
-    opened: list[Place] = []
-
-    def analysis(_: object, place: Place) -> object:
-        opened.append(place)
-        return ANALYSIS
+    drawn: list[Place] = []
 
     def draw_predictions(arm: ArmOutcome, _: object, file: Path) -> None:
         assert arm.first is not None
-        opened.append(arm.first)
+        drawn.append(arm.first)
         file.write_bytes(b"drawn" * 2000)
 
-    monkeypatch.setattr(pictures, "analysis_of_trial", analysis)
     monkeypatch.setattr(pictures, "draw_predictions", draw_predictions)
     metrics = misalignment.metrics_of(ANALYSIS)
-    found = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
-    places = [
-        {seed: Place(tmp_path / place.folder) for seed, place in arm.places.items()}
-        for arm in found.arms
-    ]
-    arms = tuple(replace(a, places=p) for a, p in zip(found.arms, places, strict=True))
-    found = diverged(replace(found, arms=arms), arms=keys[:number_of_arms])
-    for arm in found.arms:
-        for seed in arm.by_seed:
-            arm.places[seed].run.mkdir(parents=True)
-            (arm.places[seed].run / METRICS_FILE).write_text(CURVE)
+    whole = outcome(data, table, {key: [50.0, 51.0, 52.5] for key in keys}, **metrics)
+    found = written(diverged(whole, arms=keys[:number_of_arms]), tmp_path)
     folder = write_report(found, tmp_path)
     assert (folder / "picture.png").stat().st_size > 5000
-    assert {place.folder.name for place in opened} <= {f"{key}-2" for key in keys[number_of_arms:]}
+    assert [place.folder.name for place in drawn] == (
+        ["align-2"] if table == "figB" and number_of_arms == 0 else []
+    )
 
 
 def test_the_table_says_in_which_arithmetic(data: DataSet) -> None:

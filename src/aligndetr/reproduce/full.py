@@ -99,8 +99,8 @@ def script(arms: Sequence[FullArm]) -> str:
 def _full_arm(experiment: Experiment, arm: Arm, first: FullArm | None) -> FullArm:
     config = arm.config()
     run = first.run if first else f"{experiment.folder}-{arm.key.replace('*', '-unfused')}"
-    gmacs = _gmacs(config)
-    commands = [_measuring(arm, run, config)]
+    gmacs = _gmacs(config.name)  # no arm changes those of its preset by a per cent
+    commands = [_measuring(arm, run)]
     if first is None:
         commands.insert(0, _training(arm, run, config))
     return FullArm(
@@ -125,12 +125,11 @@ def _training(arm: Arm, run: str, config: AnyConfig) -> str:
     )
 
 
-def _measuring(arm: Arm, run: str, config: AnyConfig) -> str:
+def _measuring(arm: Arm, run: str) -> str:
     """Return the command that measures; scores may be fused otherwise than in the training."""
     power = [text for text in arm.overrides if text.startswith(BRANCH_WEIGHT)]
     if not power:
         return f'aligndetr eval --model "$OUT"/{run} --data "$DATA"'
-    del config
     code = (
         "import sys, aligndetr; from aligndetr.config.codec import override; "
         "d = aligndetr.Detector(sys.argv[1]); "
@@ -143,11 +142,6 @@ def _training_key(config: AnyConfig) -> str:
     return config.model_dump_json(exclude={"name": True, "postprocess": {"iou_power"}})
 
 
-def _gmacs(config: AnyConfig) -> float:
-    """Return the GMACs of an image, those of the preset: no arm changes them by a per cent."""
-    return _gmacs_of(config.name)
-
-
 @cache
-def _gmacs_of(preset: str) -> float:
+def _gmacs(preset: str) -> float:
     return Network(override(get_preset(preset), ())).gmacs(TYPICAL_SIZE)

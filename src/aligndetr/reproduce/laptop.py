@@ -22,6 +22,7 @@ from aligndetr.reproduce.ablations import TABLE_4
 from aligndetr.reproduce.arithmetic import Arithmetic
 from aligndetr.reproduce.experiment import Arm, Experiment
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
+from aligndetr.reproduce.places import Place, locked
 from aligndetr.reproduce.small import (
     TUNING_SEED,
     DataSet,
@@ -30,7 +31,7 @@ from aligndetr.reproduce.small import (
     is_fused,
     small_config,
 )
-from aligndetr.reproduce.trials import Place, locked, measure_trial, train_trial, tuned_ap
+from aligndetr.reproduce.trials import measure_trial, train_trial, tuned_ap
 
 TIMING_STEPS = 60
 """Of the training that tells how many steps fit a number of minutes."""
@@ -119,7 +120,7 @@ def steps_in(minutes: float, plan: Plan, say: Say) -> int:
     if speed is None:
         raise ConfigError(
             "--minutes-an-arm: expected a baseline whose speed can be measured, found that its "
-            f"training diverges ({place.folder}/log.txt); give --steps"
+            f"training diverges ({place.log}); give --steps"
         )
     steps = max(1, round(60 * minutes * speed / trial.config.data.batch_size))
     write_json(file, {"minutes": minutes, "steps": steps, "images_per_second": speed})
@@ -242,11 +243,11 @@ class _Queue:
             return
         self._trained += 1
         self._seconds += time.monotonic() - start
-        ap = "-" if done["AP"] is None else f"{100 * done['AP']:.1f}"
+        ap = "-" if done.ap is None else f"{100 * done.ap:.1f}"
         left = (self._total - self._done) * self._seconds / self._trained
         self._say(
             f"[{self._done}/{self._total}] {place.folder.name}: AP {ap}, "
-            f"{done['seconds']:.0f} s; about {_spelled(left)} left"
+            f"{done.seconds:.0f} s; about {_spelled(left)} left"
         )
 
 

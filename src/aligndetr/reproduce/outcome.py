@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 from aligndetr.config.schema import AnyConfig
 from aligndetr.reproduce.experiment import Arm, Claim, Experiment
+from aligndetr.reproduce.places import Place
 from aligndetr.reproduce.small import DataSet
 from aligndetr.reproduce.statistics import (
     BySeed,
     Difference,
+    Summary,
     Verdict,
     chain_verdict,
     difference,
     summary,
     verdict,
 )
-from aligndetr.reproduce.trials import Place
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Outcome:
         names = (name for arm in self.arms for found in arm.by_seed.values() for name in found)
         return list(dict.fromkeys(names))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return all of it, for programs: the content of table.json."""
         return {
             "experiment": self.experiment.name,
@@ -103,8 +103,8 @@ class Outcome:
             "claims": [self._claim_json(claim) for claim in self.experiment.claims],
         }
 
-    def _arm_json(self, arm: Arm) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _arm_json(self, arm: Arm) -> dict[str, object]:
+        told: dict[str, object] = {
             "key": arm.key,
             "label": arm.label,
             "preset": arm.preset,
@@ -134,7 +134,7 @@ class Outcome:
             "ours": metrics,
         }
 
-    def _claim_json(self, claim: Claim) -> dict[str, Any]:
+    def _claim_json(self, claim: Claim) -> dict[str, object]:
         return {
             "text": claim.text,
             "order": list(claim.order),
@@ -147,5 +147,5 @@ class Outcome:
         }
 
 
-def _as_json(record: Any) -> dict[str, Any] | None:
+def _as_json(record: Summary | Difference | None) -> dict[str, object] | None:
     return None if record is None else asdict(record)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aligndetr.reproduce.misalignment import Kept
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
 from aligndetr.reproduce.predictions import draw_predictions
 from aligndetr.reproduce.statistics import difference, summary
-from aligndetr.reproduce.trials import analysis_of_trial
 
 PICTURE = "picture.png"
 DOTS = ("AP", "AP75", "br_recall_1", "pearson")
@@ -91,40 +90,45 @@ def _recall(outcome: Outcome) -> Figure | None:
         left.plot([f"{m}N" for m in MULTIPLES], shares, "o-", label=arm.arm.label)
     left.set_ylabel("recall of best-regressed samples, %")
     left.legend()
-    _histogram(right, analysis_of(measured[0]), measured[0].arm.label)
+    _histogram(right, measured[0])
     return figure
 
 
-def _histogram(axes: Axes, analysis: Mapping[str, Any], label: str) -> None:
-    found = analysis.get("histogram")
-    if not found:
+def _histogram(axes: Axes, arm: ArmOutcome) -> None:
+    found = analysis_of(arm)
+    if found is None:
         return
-    for name in ("best_regressed", "highest_confidence"):
-        axes.stairs(found[name], found["edges"], label=name.replace("_", " "), fill=True, alpha=0.5)
-    axes.set_xlabel(f"IoU, {label}")
+    named = {
+        "best regressed": found.best_regressed,
+        "highest confidence": found.highest_confidence,
+    }
+    for name, counts in named.items():
+        edges = np.linspace(0, 1, len(counts) + 1)
+        axes.stairs(counts, edges, label=name, fill=True, alpha=0.5)
+    axes.set_xlabel(f"IoU, {arm.arm.label}")
     axes.legend()
 
 
 def _density(outcome: Outcome) -> Figure | None:
     """Return Figure 4: how often matched predictions have a confidence and an IoU."""
-    maps = [(arm, analysis_of(arm).get("density")) for arm in outcome.arms]
-    known = [(arm, found) for arm, found in maps if found]
+    maps = [(arm, analysis_of(arm)) for arm in outcome.arms]
+    known = [(arm, np.asarray(found.density)) for arm, found in maps if found is not None]
     if not known:
         return None
     figure = Figure(figsize=(5 * len(known), 4.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(known)))
-    for axes, (arm, found) in zip(panels, known, strict=True):
-        low, high = found["edges"][0], found["edges"][-1]
-        axes.imshow(found["counts"], origin="lower", extent=(low, high, low, high), cmap="magma")
+    for axes, (arm, counts) in zip(panels, known, strict=True):
+        axes.imshow(counts, origin="lower", extent=(0, 1, 0, 1), cmap="magma")
         pearson = summary(arm.values("pearson"))
         told = "" if pearson is None else f", Pearson {pearson.mean / 100:.2f}"
         axes.set(title=arm.arm.label + told, xlabel="IoU", ylabel="confidence")
     return figure
 
 
-def analysis_of(arm: ArmOutcome) -> Mapping[str, Any]:
-    """Return the analysis of an arm's first measured seed; nothing where there is none."""
-    return {} if arm.first is None else analysis_of_trial(arm.config, arm.first)
+def analysis_of(arm: ArmOutcome) -> Kept | None:
+    """Return the analysis of an arm's first measured seed; None where there is none."""
+    measured = None if arm.first is None else arm.first.measured(arm.config)
+    return None if measured is None else measured.analysis
 
 
 def _curves(outcome: Outcome) -> Figure | None:
