@@ -21,6 +21,18 @@ from small import SMALL
             ["reproduce", "4", "--scale", "full", "--steps", "3"],
             "expected --steps with --scale laptop only",
         ),
+        (
+            ["reproduce", "4", "--scale", "full", "--seeds", "9"],
+            "expected --seeds with --scale laptop only",
+        ),
+        (
+            ["reproduce", "4", "--scale", "full", "--weights", "3"],
+            "expected --weights with --scale laptop only",
+        ),
+        (
+            ["reproduce", "4", "--scale", "full", "--weights", ""],
+            "expected --weights with --scale laptop only",
+        ),
         (["reproduce", "4", "--weights", "1,x"], "found '1,x'; write them like 1,2,4,8"),
         (["reproduce", "4", "--weights", "0"], "expected --weights N,N,..., positive numbers"),
         (["reproduce", "4", "--data", "nowhere"], "nowhere"),

@@ -19,6 +19,7 @@ from aligndetr.reproduce.small import DataSet, small_config
 
 Say = Callable[[str], None]
 USUAL_STEPS = 600
+SEEDS = 3
 WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 SCRIPT, COMMANDS = "reproduce.sh", "reproduce.json"
 
@@ -36,7 +37,7 @@ class Small:
     """The options of laptop scale; `data` None is the synthetic set."""
 
     data: Path | None = None
-    seeds: int = 3
+    seeds: int = SEEDS
     length: Length = Length()
     weights: tuple[float, ...] = WEIGHTS
     overrides: tuple[str, ...] = ()
