@@ -216,13 +216,13 @@ def test_a_folder_is_for_one_process_whatever_its_lock_file_says(
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from aligndetr.reproduce.places import locked\n"
-        "with locked(Path(sys.argv[1])) as is_ours: print(is_ours, flush=True); time.sleep(60)"
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); "
+        "lock.acquire(); print(flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
+        assert other.stdout.readline() == "\n"
         with locked(tmp_path) as is_ours:
             assert not is_ours
         other.kill()

@@ -12,8 +12,8 @@ from aligndetr.data.images import ORIENTATION_TAG
 from aligndetr.reproduce import predictions
 from aligndetr.reproduce.catalogue import EXPERIMENTS
 from aligndetr.reproduce.outcome import ArmOutcome
+from aligndetr.reproduce.places import Place
 from aligndetr.reproduce.small import DataSet, small_config
-from aligndetr.reproduce.trials import Place
 from aligndetr.types import Classes, Detections, ImageBatch
 
 

@@ -16,7 +16,6 @@ from aligndetr.reproduce.places import Measured, Place
 from aligndetr.reproduce.report import markdown, write_report
 from aligndetr.reproduce.small import DataSet, small_config
 
-
 ANALYSIS = Kept(
     br_recall=tuple(0.4 + 0.05 * m for m in range(1, 6)),
     br_recall_within=tuple((start, *[0.9] * 4) for start in (0.45, 0.5, 0.6)),
@@ -167,10 +166,6 @@ def test_every_outcome_has_a_picture(
     name = f"{data.name}-{data.digest}"
     assert folder == tmp_path / "tables" / name / found.experiment.folder
     assert (folder / "picture.png").stat().st_size > 5000
-
-
-
-
 
 
 def diverged(found: Outcome, *, arms: Collection[str]) -> Outcome:

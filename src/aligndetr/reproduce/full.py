@@ -155,9 +155,7 @@ def _full_arm(experiment: Experiment, arm: Arm, first: FullArm | None) -> FullAr
 def _training(arm: Arm, run: str, config: AnyConfig) -> str:
     sets = [*arm.overrides, f"data.batch_size={config.data.batch_size // GPUS}"]
     quoted = " ".join(shlex.quote(text) for text in sets)
-    return (
-        f'{LAUNCH} train --model {arm.preset} --data "$DATA" --out "$OUT"/{run} --set {quoted}'
-    )
+    return f'{LAUNCH} train --model {arm.preset} --data "$DATA" --out "$OUT"/{run} --set {quoted}'
 
 
 def _measuring(arm: Arm, run: str) -> str:

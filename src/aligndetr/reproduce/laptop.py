@@ -202,7 +202,6 @@ class _Queue:
         """Say how many are still to come: arms of one training may get weights of their own."""
         self._total = self._done + further
 
-
     def run(self, trials: Sequence[Trial], measured: Sequence[Trial] = ()) -> None:
         """Train all that are not; those of another process are waited for.
 

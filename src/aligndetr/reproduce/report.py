@@ -83,7 +83,7 @@ def _table(outcome: Outcome) -> Iterator[str]:
 
 
 def _differences(outcome: Outcome) -> Iterator[str]:
-    """Yield a table of the paired differences of all shown metrics, if there are arms to compare."""
+    """Yield a table of the paired differences of all shown metrics, if arms are compared."""
     metrics = [name for name in SHOWN if name in outcome.metrics]
     arms = [found.arm for found in outcome.arms if found.arm.key != outcome.experiment.baseline]
     if not (metrics and arms):

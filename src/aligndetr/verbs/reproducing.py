@@ -47,7 +47,7 @@ def reproduce(
         int | None, typer.Option(metavar="N", min=1, help="laptop: paired seeds of every arm (3).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="laptop: optimizer steps of an arm (600).")
+        int | None, typer.Option(metavar="N", min=1, help="laptop: steps of an arm (600).")
     ] = None,
     minutes: Annotated[
         float | None,
