@@ -94,7 +94,8 @@ def test_every_arm_takes_a_step(arm: Arm) -> None:
 STUB = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
-  *train*--out*) while [ "$1" != --out ]; do shift; done; mkdir -p "$2/state"
+  *train*--out*) while [ "$1" != --out ]; do shift; done
+    if [ -e "$2" ]; then exit 3; fi; mkdir -p "$2/state"
     if [ -n "${CRASH:-}" ]; then [ "$CRASH" = early ] || touch "$2/state/training.pt"; exit 1; fi ;;
   *train*) ;;
   *) echo '{"AP": 0.5}' ;;

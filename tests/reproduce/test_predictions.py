@@ -38,10 +38,11 @@ def test_pictures_are_as_upright_as_their_boxes(
     lying(folder)
     data = DataSet.open(folder)
     config = small_config(EXPERIMENTS["figB"].arms[0], data)
-    seen: list[tuple[int, ...]] = []
+    seen: list[tuple[int, int]] = []
 
     def detect(images: ImageBatch) -> list[Detections]:
-        seen.append(tuple(images.sizes[0].tolist()))
+        height, width = images.sizes[0].tolist()
+        seen.append((height, width))
         empty = torch.zeros(0)
         nothing = torch.zeros(0, 4), empty, empty.long()
         return [Detections(*nothing, Classes.numbered(3), seen[-1])]
