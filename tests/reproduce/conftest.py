@@ -21,7 +21,7 @@ def data(shapes: Path) -> DataSet:
 @pytest.fixture
 def plan_of(data: DataSet, tmp_path: Path) -> Callable[[Experiment], Plan]:
     def make(experiment: Experiment) -> Plan:
-        return Plan((experiment,), data, tmp_path, 2, 1, (1.0,), SMALL)
+        return Plan((experiment,), data, tmp_path, 2, 1, (1.0,), "fp32", SMALL)
 
     return make
 

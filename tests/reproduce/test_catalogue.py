@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 
 from aligndetr.config.presets import get_preset
+from aligndetr.config.schema import Config
 from aligndetr.errors import ConfigError
 from aligndetr.reproduce.catalogue import EXPERIMENTS, find
-from aligndetr.reproduce.experiment import Claim, Experiment, numbers
+from aligndetr.reproduce.experiment import Arm, Claim, Experiment, numbers
 
 ALL = list(EXPERIMENTS.values())
 
@@ -109,3 +110,15 @@ def test_rows_that_several_tables_have_are_one_configuration() -> None:
     assert config("5", "align") == config("6a", "alpha-0.25") == config("6c", "tau-1.5")
     assert config("8", "k-3") == config("3", "align") == config("fig4", "align")
     assert config("8", "k-2") == config("6b", "k-2")
+
+
+def test_the_variants_of_table_b_differ_in_their_weights_alone() -> None:
+    def without_weights(arm: Arm) -> object:
+        config = arm.config()
+        assert isinstance(config, Config)
+        loss = config.criterion.classification.model_dump(exclude={"w_pos", "w_neg"})
+        return loss, config.model_dump(exclude={"criterion": {"classification"}})
+
+    _, first, *others = EXPERIMENTS["B"].arms
+    assert all(without_weights(arm) == without_weights(first) for arm in others)
+    assert len({arm.label for arm in EXPERIMENTS["B"].arms}) == 6

@@ -21,6 +21,18 @@ from small import SMALL
             ["reproduce", "4", "--scale", "full", "--steps", "3"],
             "expected --steps with --scale laptop only",
         ),
+        (
+            ["reproduce", "4", "--scale", "full", "--seeds", "9"],
+            "expected --seeds with --scale laptop only",
+        ),
+        (
+            ["reproduce", "4", "--scale", "full", "--weights", "3"],
+            "expected --weights with --scale laptop only",
+        ),
+        (
+            ["reproduce", "4", "--scale", "full", "--weights", ""],
+            "expected --weights with --scale laptop only",
+        ),
         (["reproduce", "4", "--weights", "1,x"], "found '1,x'; write them like 1,2,4,8"),
         (["reproduce", "4", "--weights", "0"], "expected --weights N,N,..., positive numbers"),
         (["reproduce", "4", "--data", "nowhere"], "nowhere"),
@@ -61,6 +73,20 @@ def test_laptop_trains_and_prints_the_verdicts(
     (table,) = json.loads(found.out)
     assert table["claims"][0]["verdict"] in ("cannot be told", "not measured")
     assert "[2/2]" in found.err
-    assert (tmp_path / "data" / "figure-4" / "table.md").is_file()
+    assert len(list(tmp_path.glob("tables/data-*/figure-4/table.md"))) == 1
     assert main(words) == 0
     assert "Pearson coefficient is higher" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale", ["laptop", "full"])
+@pytest.mark.parametrize("below", ["", "tables"])
+def test_a_file_is_no_folder_for_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: str, below: str
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    assert main(["reproduce", "7", "--scale", scale, "--out", str(file / below)]) == 2
+    error = capsys.readouterr().err.strip()
+    expected = f"--out: expected a folder, found a file at {file}; choose another name"
+    assert error.endswith(expected)
+    assert len(error.splitlines()) == 1

@@ -1,5 +1,6 @@
 """The paper's scale: commands, estimates, and a step of every arm."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -88,3 +89,57 @@ def test_an_arm_takes_a_step(table: str, key: str) -> None:
 @pytest.mark.parametrize("arm", unique_arms(), ids=lambda arm: f"{arm.preset}-{arm.key}")
 def test_every_arm_takes_a_step(arm: Arm) -> None:
     one_step(arm.config())
+
+
+STUB = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$LOG"
+case "$*" in
+  *train*--out*) while [ "$1" != --out ]; do shift; done
+    if [ -e "$2" ]; then exit 3; fi; mkdir -p "$2/state"
+    if [ -n "${CRASH:-}" ]; then [ "$CRASH" = early ] || touch "$2/state/training.pt"; exit 1; fi ;;
+  *train*) ;;
+  *) echo '{"AP": 0.5}' ;;
+esac
+"""
+
+
+def run_script(folder: Path, arms: list[FullArm], **environment: str) -> tuple[int, list[str]]:
+    """Run the script with commands that only note how they were called; return code and notes."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name in ("accelerate", "aligndetr", "python"):
+        (programs / name).write_text(STUB)
+        (programs / name).chmod(0o755)
+    (folder / "reproduce.sh").write_text(script(arms))
+    log = folder / "log"
+    log.write_text("")
+    paths = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)}
+    folders = {"DATA": "/coco", "OUT": str(folder / "paper")}
+    command = ["sh", str(folder / "reproduce.sh")]
+    done = subprocess.run(command, env={**paths, **folders, **environment}, check=False)
+    return done.returncode, log.read_text().splitlines()
+
+
+def test_the_script_runs_again_without_doing_anything_again(
+    arms: list[FullArm], tmp_path: Path
+) -> None:
+    trained = sum(arm.training is not None for arm in arms)
+    code, said = run_script(tmp_path, arms)
+    assert code == 0
+    assert len(said) == trained + len(arms)
+    assert f"{tmp_path}/paper/table-4-focal/last.safetensors" in said[1]
+    assert (tmp_path / "paper/table-5-focal.json").read_text() == '{"AP": 0.5}\n'
+    assert run_script(tmp_path, arms) == (0, [])
+
+
+@pytest.mark.parametrize(("crash", "expected"), [("early", "--out"), ("late", "--resume")])
+def test_the_script_goes_on_where_a_training_was_stopped(
+    arms: list[FullArm], tmp_path: Path, crash: str, expected: str
+) -> None:
+    code, said = run_script(tmp_path, arms, CRASH=crash)
+    assert code != 0
+    assert len(said) == 1
+    code, said = run_script(tmp_path, arms)
+    assert code == 0
+    assert said[0].startswith("accelerate launch --num_processes 8 -m aligndetr train")
+    assert f"{expected} {tmp_path}/paper/table-4-focal" in said[0]

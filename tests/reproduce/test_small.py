@@ -44,6 +44,17 @@ def test_a_change_for_all_arms_comes_before_the_arm_s_own(data: DataSet) -> None
         small_config(arm, data, overrides=["widht=32"])
 
 
+def test_auto_is_the_arithmetic_of_the_folder(data: DataSet) -> None:
+    arm = EXPERIMENTS["4"].arm("focal")
+    low = small_config(arm, data, precision="bf16")
+    assert low.precision == "bf16"
+    own = small_config(arm, data, precision="bf16", overrides=["precision=fp32"])
+    assert own.precision == "fp32"
+    asked = small_config(arm, data, precision="bf16", overrides=["precision=auto"])
+    assert asked.precision == "bf16"
+    assert Trial(low, 1.0, 1, 100).name(data) != Trial(own, 1.0, 1, 100).name(data)
+
+
 def name(data: DataSet, table: str, key: str, **changes: object) -> str:
     experiment = EXPERIMENTS[table]
     config = small_config(experiment.arm(key), data)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aligndetr.checkpoint import write_json, write_text
 from aligndetr.errors import ConfigError
+from aligndetr.reproduce.arithmetic import arithmetic_of
 from aligndetr.reproduce.catalogue import find
 from aligndetr.reproduce.check import one_step
 from aligndetr.reproduce.full import FullArm, full_arms, script
@@ -18,6 +19,7 @@ from aligndetr.reproduce.small import DataSet, small_config
 
 Say = Callable[[str], None]
 USUAL_STEPS = 600
+SEEDS = 3
 WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 SCRIPT, COMMANDS = "reproduce.sh", "reproduce.json"
 
@@ -35,7 +37,7 @@ class Small:
     """The options of laptop scale; `data` None is the synthetic set."""
 
     data: Path | None = None
-    seeds: int = 3
+    seeds: int = SEEDS
     length: Length = Length()
     weights: tuple[float, ...] = WEIGHTS
     overrides: tuple[str, ...] = ()
@@ -49,9 +51,12 @@ def reproduce_full(
     All configurations are resolved. With `check` each different training takes one step.
 
     Raises:
-        ConfigError: There is no such experiment.
+        ConfigError: There is no such experiment, or `out` is a file.
     """
-    arms = full_arms(find(words))
+    experiments = find(words)
+    if out is not None:
+        _check_folder(out)
+    arms = full_arms(experiments)
     if check:
         for arm in arms:
             if arm.shares is None:
@@ -69,16 +74,27 @@ def reproduce_small(
     """Train, measure and compare all arms; return the content of each table.json.
 
     Raises:
-        ConfigError: There is no such experiment, or a change does not fit the schema.
+        ConfigError: There is no such experiment, a change does not fit the schema, or `out` is a
+            file.
         DatasetError: The data cannot be used.
     """
     experiments = find(words)
+    _check_folder(out)
     data = DataSet.open(options.data)
     for experiment in experiments:  # all mistakes before the first hour
         for arm in experiment.arms:
             small_config(arm, data, overrides=options.overrides)
     usual = options.length.steps or USUAL_STEPS
-    plan = Plan(experiments, data, out, usual, options.seeds, options.weights, options.overrides)
+    plan = Plan(
+        experiments,
+        data,
+        out,
+        usual,
+        options.seeds,
+        options.weights,
+        arithmetic_of(out),
+        options.overrides,
+    )
     if options.length.minutes is not None:
         plan = replace(plan, steps=steps_in(options.length.minutes, plan, say))
 
@@ -88,6 +104,12 @@ def reproduce_small(
             say(f"{folder}: {outcome.experiment.heading} so far")
 
     return [outcome.as_json() for outcome in run(plan, say=say, report=report)]
+
+
+def _check_folder(out: Path) -> None:
+    found = next(path for path in (out, *out.parents) if path.exists())
+    if not found.is_dir():
+        raise ConfigError(f"--out: expected a folder, found a file at {found}; choose another name")
 
 
 def parse_weights(text: str) -> tuple[float, ...]:

@@ -46,6 +46,8 @@ class Arm:
     """How long it is trained at laptop scale, in usual lengths."""
     is_small: bool = True
     """Whether there is such an arm at laptop scale, where all have one backbone."""
+    baseline: str | None = None
+    """The arm that it is compared with, where that is not the experiment's own baseline."""
 
     def config(self) -> AnyConfig:
         """Return the configuration of the paper's scale."""
@@ -82,6 +84,10 @@ class Experiment:
     def folder(self) -> str:
         """A name for what is written about it: table-4, figure-a."""
         return self.heading.lower().replace(" ", "-")
+
+    def baseline_of(self, key: str) -> str:
+        """Return the arm that this one is compared with."""
+        return self.arm(key).baseline or self.baseline
 
     def arm(self, key: str) -> Arm:
         """Return the arm of that key."""

@@ -11,23 +11,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligndetr.checkpoint import METRICS_FILE, write_json
+from aligndetr.checkpoint import write_json
 from aligndetr.config.schema import AnyConfig
+from aligndetr.errors import ConfigError
 from aligndetr.reproduce.ablations import TABLE_4
+from aligndetr.reproduce.arithmetic import Arithmetic
 from aligndetr.reproduce.experiment import Arm, Experiment
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
-from aligndetr.reproduce.small import TUNING_SEED, DataSet, Trial, has_weight, small_config
-from aligndetr.reproduce.trials import Place, locked, measure_trial, train_trial
+from aligndetr.reproduce.places import Place, locked
+from aligndetr.reproduce.small import (
+    TUNING_SEED,
+    DataSet,
+    Trial,
+    has_weight,
+    is_fused,
+    small_config,
+)
+from aligndetr.reproduce.trials import measure_trial, train_trial, tuned_ap
 
 TIMING_STEPS = 60
 """Of the training that tells how many steps fit a number of minutes."""
 WAIT_SECONDS = 5.0
-"""Before looking again whether another process has finished a trial."""
+"""Before looking again whether another process has finished one of its trials."""
 CURVE_POINTS = 12
 
 Say = Callable[[str], None]
@@ -43,6 +52,7 @@ class Plan:
     steps: int
     seeds: int
     weights: tuple[float, ...]
+    arithmetic: Arithmetic
     overrides: tuple[str, ...] = ()
 
     def place(self, trial: Trial) -> Place:
@@ -52,7 +62,13 @@ class Plan:
     def config(self, arm: Arm) -> AnyConfig:
         """Return the configuration of an arm, whose features are shared by all."""
         features = (self.out / "features").resolve()
-        return small_config(arm, self.data, overrides=self.overrides, features=features)
+        return small_config(
+            arm,
+            self.data,
+            overrides=self.overrides,
+            features=features,
+            precision=self.arithmetic,
+        )
 
     def trial(self, experiment: Experiment, arm: Arm, *, weight: float | None, seed: int) -> Trial:
         """Return the trial of an arm; curves are measured on the way, but not to choose weights."""
@@ -86,21 +102,26 @@ class Plan:
 def steps_in(minutes: float, plan: Plan, say: Say) -> int:
     """Return how many steps of the baseline fit some minutes here, measured once a folder.
 
-    All arms get the same number of steps, however long theirs take.
+    All arms get the same number of steps, however long theirs take. What is timed has the plan's
+    changes to all arms.
+
+    Raises:
+        ConfigError: The baseline diverges before its speed is known.
     """
-    file = plan.out / f"steps-{plan.data.digest}-{minutes:g}.json"
-    if file.is_file():
-        return int(json.loads(file.read_text())["steps"])
-    say("timing the baseline")
     timing = replace(plan, steps=TIMING_STEPS)
     trial = timing.trial(TABLE_4, TABLE_4.arm("focal"), weight=None, seed=TUNING_SEED)
     place = plan.place(trial)
-    with locked(place.folder) as is_ours:
-        if is_ours:
-            train_trial(trial, plan.data, place)
-    lines = (place.run / METRICS_FILE).read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    speed = max(event["images_per_second"] for event in events if event["event"] == "train")
+    file = plan.out / f"steps-{place.folder.name}-{minutes:g}.json"
+    if file.is_file():
+        return int(json.loads(file.read_text())["steps"])
+    say("timing the baseline")
+    _Queue(plan, 1, say).run([trial])
+    speed = place.images_per_second()
+    if speed is None:
+        raise ConfigError(
+            "--minutes-an-arm: expected a baseline whose speed can be measured, found that its "
+            f"training diverges ({place.log}); give --steps"
+        )
     steps = max(1, round(60 * minutes * speed / trial.config.data.batch_size))
     write_json(file, {"minutes": minutes, "steps": steps, "images_per_second": speed})
     return steps
@@ -109,10 +130,11 @@ def steps_in(minutes: float, plan: Plan, say: Say) -> int:
 def run(plan: Plan, *, say: Say, report: Callable[[Sequence[Outcome]], None]) -> list[Outcome]:
     """Train and measure all arms of the plan; `report` is told what is known after every seed."""
     arms = plan.arms()
-    tuning = _unique(plan, (trial for pair in arms for trial in plan.tuning(*pair)))
+    tuning = [trial for pair in arms for trial in plan.tuning(*pair)]
+    unique = _unique(plan, tuning)
     first = _unique(plan, (plan.trial(*pair, weight=None, seed=1) for pair in arms))
-    queue = _Queue(plan, len(tuning) + plan.seeds * len(first), say)
-    queue.run(tuning)
+    queue = _Queue(plan, len(unique) + plan.seeds * len(first), say)
+    queue.run(unique, measured=[trial for trial in tuning if is_fused(trial.config)])
     weights = [_chosen(plan, *pair) for pair in arms]
     outcomes: list[Outcome] = []
     for seed in range(1, plan.seeds + 1):
@@ -120,7 +142,9 @@ def run(plan: Plan, *, say: Say, report: Callable[[Sequence[Outcome]], None]) ->
             plan.trial(*pair, weight=weight, seed=seed)
             for pair, weight in zip(arms, weights, strict=True)
         ]
-        queue.run(_unique(plan, trials), measured=trials)
+        unique = _unique(plan, trials)
+        queue.expect(len(unique) * (plan.seeds - seed + 1))
+        queue.run(unique, measured=trials)
         outcomes = _outcomes(plan, weights, seed)
         report(outcomes)
     return outcomes
@@ -139,9 +163,8 @@ def _chosen(plan: Plan, experiment: Experiment, arm: Arm) -> float | None:
 
 
 def _tuned_ap(plan: Plan, trial: Trial) -> float:
-    done = plan.place(trial).trained()
-    assert done is not None, "weights are chosen after their trials"
-    return done["AP"] if done["AP"] is not None else -1.0
+    found = tuned_ap(trial, plan.data, plan.place(trial))
+    return -1.0 if found is None else found
 
 
 def _outcomes(plan: Plan, weights: Sequence[float | None], seeds: int) -> list[Outcome]:
@@ -157,7 +180,7 @@ def _outcomes(plan: Plan, weights: Sequence[float | None], seeds: int) -> list[O
         by_seed = {seed: measure_trial(config, plan.data, place) for seed, place in places.items()}
         by_seed = {seed: found for seed, found in by_seed.items() if found}
         tuned = {
-            trial.weight: _tuned_ap(plan, trial)
+            trial.weight: tuned_ap(trial, plan.data, plan.place(trial))
             for trial in plan.tuning(experiment, arm)
             if trial.weight is not None
         }
@@ -173,6 +196,11 @@ class _Queue:
     def __init__(self, plan: Plan, total: int, say: Say) -> None:
         self._plan, self._total, self._say = plan, total, say
         self._done, self._trained, self._seconds = 0, 0, 0.0
+        self._told: set[str] = set()
+
+    def expect(self, further: int) -> None:
+        """Say how many are still to come: arms of one training may get weights of their own."""
+        self._total = self._done + further
 
     def run(self, trials: Sequence[Trial], measured: Sequence[Trial] = ()) -> None:
         """Train all that are not; those of another process are waited for.
@@ -182,18 +210,26 @@ class _Queue:
         configs: dict[str, list[AnyConfig]] = {}
         for trial in measured:
             configs.setdefault(trial.name(self._plan.data), []).append(trial.config)
-        waiting, idle = deque(trials), 0
-        while waiting:
-            trial = waiting.popleft()
-            place = self._plan.place(trial)
-            with locked(place.folder) as is_ours:
-                if is_ours:
-                    self._run(trial, place, configs.get(place.folder.name, []))
-            idle = 0 if is_ours else idle + 1
-            if not is_ours:
-                waiting.append(trial)
-            if idle > len(waiting):
-                time.sleep(WAIT_SECONDS)
+        left = list(trials)
+        while left:
+            others = [trial for trial in left if not self._has_run(trial, configs)]
+            if len(others) == len(left):
+                self._wait(others)
+            left = others
+
+    def _has_run(self, trial: Trial, configs: Mapping[str, Sequence[AnyConfig]]) -> bool:
+        place = self._plan.place(trial)
+        with locked(place.folder) as is_ours:
+            if is_ours:
+                self._run(trial, place, configs.get(place.folder.name, ()))
+        return is_ours
+
+    def _wait(self, trials: Sequence[Trial]) -> None:
+        names = [self._plan.place(trial).folder.name for trial in trials]
+        if untold := [name for name in names if name not in self._told]:
+            self._say(f"waiting for another process, which is at {', '.join(untold)}")
+            self._told.update(untold)
+        time.sleep(WAIT_SECONDS)
 
     def _run(self, trial: Trial, place: Place, configs: Sequence[AnyConfig]) -> None:
         was_done = place.trained() is not None
@@ -206,11 +242,11 @@ class _Queue:
             return
         self._trained += 1
         self._seconds += time.monotonic() - start
-        ap = "-" if done["AP"] is None else f"{100 * done['AP']:.1f}"
+        ap = "-" if done.ap is None else f"{100 * done.ap:.1f}"
         left = (self._total - self._done) * self._seconds / self._trained
         self._say(
             f"[{self._done}/{self._total}] {place.folder.name}: AP {ap}, "
-            f"{done['seconds']:.0f} s; about {_spelled(left)} left"
+            f"{done.seconds:.0f} s; about {_spelled(left)} left"
         )
 
 

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 from aligndetr.config.schema import AnyConfig
 from aligndetr.reproduce.experiment import Arm, Claim, Experiment
+from aligndetr.reproduce.places import Place
 from aligndetr.reproduce.small import DataSet
 from aligndetr.reproduce.statistics import (
     BySeed,
     Difference,
+    Summary,
     Verdict,
     chain_verdict,
     difference,
     summary,
     verdict,
 )
-from aligndetr.reproduce.trials import Place
 
 
 @dataclass(frozen=True)
 class ArmOutcome:
     """One arm: its chosen class weight, metrics in per cent by seed, and where its trials are.
 
-    `tuned` is the AP (in [0, 1]) of every class weight of the grid.
+    `tuned` is the AP of every class weight of the grid, None where its training diverged.
     """
 
     arm: Arm
@@ -34,12 +34,17 @@ class ArmOutcome:
     weight: float | None
     by_seed: Mapping[int, Mapping[str, float]]
     places: Mapping[int, Place]
-    tuned: Mapping[float, float]
+    tuned: Mapping[float, float | None]
     steps: int
 
     def values(self, metric: str) -> BySeed:
         """Return a metric by seed, where it was measured."""
         return {seed: found[metric] for seed, found in self.by_seed.items() if metric in found}
+
+    @property
+    def first(self) -> Place | None:
+        """The trial of the first seed that was measured; None where all have diverged."""
+        return self.places[min(self.by_seed)] if self.by_seed else None
 
     @property
     def is_at_edge(self) -> bool:
@@ -60,8 +65,8 @@ class Outcome:
         return next((outcome for outcome in self.arms if outcome.arm.key == key), None)
 
     def to_baseline(self, key: str, metric: str) -> Difference | None:
-        """Return how much better an arm is than the baseline."""
-        return self.between(key, self.experiment.baseline, metric)
+        """Return how much better an arm is than its baseline."""
+        return self.between(key, self.experiment.baseline_of(key), metric)
 
     def between(self, better: str, worse: str, metric: str) -> Difference | None:
         """Return the paired difference of two arms; None where one was not measured."""
@@ -84,7 +89,7 @@ class Outcome:
         names = (name for arm in self.arms for found in arm.by_seed.values() for name in found)
         return list(dict.fromkeys(names))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return all of it, for programs: the content of table.json."""
         return {
             "experiment": self.experiment.name,
@@ -98,12 +103,13 @@ class Outcome:
             "claims": [self._claim_json(claim) for claim in self.experiment.claims],
         }
 
-    def _arm_json(self, arm: Arm) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _arm_json(self, arm: Arm) -> dict[str, object]:
+        told: dict[str, object] = {
             "key": arm.key,
             "label": arm.label,
             "preset": arm.preset,
             "overrides": list(arm.overrides),
+            "baseline": self.experiment.baseline_of(arm.key),
             "paper": dict(arm.paper),
         }
         outcome = self.arm(arm.key)
@@ -121,13 +127,14 @@ class Outcome:
             **told,
             "class_weight": outcome.weight,
             "class_weight_is_at_edge": outcome.is_at_edge,
-            "tuned_AP": {f"{weight:g}": 100 * ap for weight, ap in outcome.tuned.items()},
+            "tuned_AP": {f"{weight:g}": ap for weight, ap in outcome.tuned.items()},
             "steps": outcome.steps,
+            "precision": outcome.config.precision,
             "trials": {str(seed): place.folder.name for seed, place in outcome.places.items()},
             "ours": metrics,
         }
 
-    def _claim_json(self, claim: Claim) -> dict[str, Any]:
+    def _claim_json(self, claim: Claim) -> dict[str, object]:
         return {
             "text": claim.text,
             "order": list(claim.order),
@@ -140,5 +147,5 @@ class Outcome:
         }
 
 
-def _as_json(record: Any) -> dict[str, Any] | None:
+def _as_json(record: Summary | Difference | None) -> dict[str, object] | None:
     return None if record is None else asdict(record)

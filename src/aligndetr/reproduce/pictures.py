@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aligndetr.reproduce.misalignment import Kept
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
 from aligndetr.reproduce.predictions import draw_predictions
 from aligndetr.reproduce.statistics import difference, summary
-from aligndetr.reproduce.trials import analysis_of_trial
 
 PICTURE = "picture.png"
 DOTS = ("AP", "AP75", "br_recall_1", "pearson")
@@ -25,8 +24,10 @@ MULTIPLES = ("1", "2", "3", "4", "5")
 def draw(outcome: Outcome, folder: Path) -> None:
     """Write the picture that the experiment has; dots where there is nothing for its own."""
     if outcome.experiment.picture == "boxes":
-        draw_predictions(outcome.arms[0], outcome.data, folder / PICTURE)
-        return
+        measured = [arm for arm in outcome.arms if arm.first is not None]
+        if measured:
+            draw_predictions(measured[0], outcome.data, folder / PICTURE)
+            return
     drawers: dict[str, Callable[[Outcome], Figure | None]] = {
         "recall": _recall,
         "density": _density,
@@ -83,56 +84,65 @@ def _recall(outcome: Outcome) -> Figure | None:
         return None
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for arm in outcome.arms:
+    measured = [arm for arm in outcome.arms if arm.values("br_recall_1")]
+    for arm in measured:
         shares = [mean(arm.values(f"br_recall_{m}").values()) for m in MULTIPLES]
         left.plot([f"{m}N" for m in MULTIPLES], shares, "o-", label=arm.arm.label)
     left.set_ylabel("recall of best-regressed samples, %")
     left.legend()
-    _histogram(right, analysis_of(outcome.arms[0]), outcome.arms[0].arm.label)
+    _histogram(right, measured[0])
     return figure
 
 
-def _histogram(axes: Axes, analysis: Mapping[str, Any], label: str) -> None:
-    found = analysis.get("histogram")
-    if not found:
+def _histogram(axes: Axes, arm: ArmOutcome) -> None:
+    found = analysis_of(arm)
+    if found is None:
         return
-    for name in ("best_regressed", "highest_confidence"):
-        axes.stairs(found[name], found["edges"], label=name.replace("_", " "), fill=True, alpha=0.5)
-    axes.set_xlabel(f"IoU, {label}")
+    named = {
+        "best regressed": found.best_regressed,
+        "highest confidence": found.highest_confidence,
+    }
+    for name, counts in named.items():
+        edges = np.linspace(0, 1, len(counts) + 1)
+        axes.stairs(counts, edges, label=name, fill=True, alpha=0.5)
+    axes.set_xlabel(f"IoU, {arm.arm.label}")
     axes.legend()
 
 
 def _density(outcome: Outcome) -> Figure | None:
     """Return Figure 4: how often matched predictions have a confidence and an IoU."""
-    maps = [(arm, analysis_of(arm).get("density")) for arm in outcome.arms]
-    known = [(arm, found) for arm, found in maps if found]
+    maps = [(arm, analysis_of(arm)) for arm in outcome.arms]
+    known = [(arm, np.asarray(found.density)) for arm, found in maps if found is not None]
     if not known:
         return None
     figure = Figure(figsize=(5 * len(known), 4.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(known)))
-    for axes, (arm, found) in zip(panels, known, strict=True):
-        low, high = found["edges"][0], found["edges"][-1]
-        axes.imshow(found["counts"], origin="lower", extent=(low, high, low, high), cmap="magma")
+    for axes, (arm, counts) in zip(panels, known, strict=True):
+        axes.imshow(counts, origin="lower", extent=(0, 1, 0, 1), cmap="magma")
         pearson = summary(arm.values("pearson"))
         told = "" if pearson is None else f", Pearson {pearson.mean / 100:.2f}"
         axes.set(title=arm.arm.label + told, xlabel="IoU", ylabel="confidence")
     return figure
 
 
-def analysis_of(arm: ArmOutcome) -> Mapping[str, Any]:
-    """Return the analysis of an arm's first seed."""
-    return analysis_of_trial(arm.config, arm.places[min(arm.places)])
+def analysis_of(arm: ArmOutcome) -> Kept | None:
+    """Return the analysis of an arm's first measured seed; None where there is none."""
+    measured = None if arm.first is None else arm.first.measured(arm.config)
+    return None if measured is None else measured.analysis
 
 
-def _curves(outcome: Outcome) -> Figure:
+def _curves(outcome: Outcome) -> Figure | None:
     """Return Figure A: AP over steps, a line a seed."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(outcome.arms):
-        for seed, place in arm.places.items():
-            steps, values = zip(*place.curve(), strict=True)
-            label = arm.arm.label if seed == min(arm.places) else None
-            axes.plot(steps, values, "o-", color=f"C{number}", alpha=0.7, markersize=3, label=label)
+        curves = [curve for place in arm.places.values() if (curve := place.curve())]
+        for row, curve in enumerate(curves):
+            label = None if row else arm.arm.label
+            axes.plot(*zip(*curve, strict=True), "o-", color=f"C{number}", alpha=0.7,
+                      markersize=3, label=label)  # fmt: skip
+    if not axes.lines:
+        return None
     axes.set(xlabel="step", ylabel="AP, %")
     axes.legend()
     return figure

@@ -17,6 +17,7 @@ SHOWN = {
     "AP50": "AP50",
     "AP75": "AP75",
     "br_recall_1": "BR@N",
+    "br_recall_1_within_0.02": "BR@N within .02",
     "br_recall_1_within_0.05": "BR@N within .05",
     "pearson": "Pearson",
 }
@@ -24,8 +25,12 @@ SHOWN = {
 
 
 def write_report(outcome: Outcome, out: Path) -> Path:
-    """Write table.md, table.json and the picture of an outcome; return their folder."""
-    folder = out / outcome.data.name / outcome.experiment.folder
+    """Write table.md, table.json and the picture of an outcome; return their folder.
+
+    Data of equal names are told apart by their digest.
+    """
+    data = f"{outcome.data.name}-{outcome.data.digest}"
+    folder = out / "tables" / data / outcome.experiment.folder
     write_json(folder / "table.json", outcome.as_json())
     write_text(folder / "table.md", markdown(outcome))
     draw(outcome, folder)
@@ -37,6 +42,7 @@ def markdown(outcome: Outcome) -> str:
     experiment = outcome.experiment
     lines = [f"# {experiment.heading}: {experiment.title}", "", *_told(outcome), ""]
     lines += _table(outcome)
+    lines += _differences(outcome)
     if experiment.claims:
         lines += ["", "| the paper's order | paper | here | verdict |", "|---|---|---|---|"]
         lines += [_claim_row(outcome, claim) for claim in experiment.claims]
@@ -46,13 +52,19 @@ def markdown(outcome: Outcome) -> str:
 def _told(outcome: Outcome) -> Iterator[str]:
     seeds = max((len(arm.by_seed) for arm in outcome.arms), default=0)
     steps = sorted({arm.steps for arm in outcome.arms})
+    arithmetic = sorted({arm.config.precision for arm in outcome.arms})
     yield (
         f"Laptop scale, {outcome.data.name} ({outcome.data.images} images to train on), "
-        f"{' or '.join(str(count) for count in steps)} steps, {seeds} paired "
-        f"{'seed' if seeds == 1 else 'seeds'}. Per cent; mean ± standard deviation over seeds; "
+        f"{' or '.join(str(count) for count in steps)} steps in {' and '.join(arithmetic)}, "
+        f"{seeds} paired {'seed' if seeds == 1 else 'seeds'}. "
+        "Per cent; mean ± standard deviation over seeds; "
         f"Δ is the paired difference to {_label(outcome, outcome.experiment.baseline)!r} with its "
         "95 % t interval."
     )
+    baselines = {outcome.experiment.baseline_of(arm.key) for arm in outcome.experiment.arms}
+    if others := sorted(baselines - {outcome.experiment.baseline}):
+        labels = ", ".join(_label(outcome, key) for key in others)
+        yield f"Rows on other backbones are compared with the baseline on theirs: {labels}."
     if any(arm.is_at_edge for arm in outcome.arms):
         yield "A class weight with a star is at the end of the grid."
 
@@ -64,10 +76,24 @@ def _table(outcome: Outcome) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for arm in outcome.experiment.arms:
-        cells = [arm.label.replace("|", "\\|"), _weight(outcome, arm), *_paper(outcome, arm)]
+        cells = [_label_in_table(arm), _weight(outcome, arm), *_paper(outcome, arm)]
         cells += [_summary(outcome, arm, "AP"), spelled(outcome.to_baseline(arm.key, "AP"))]
         cells += [_summary(outcome, arm, name) for name in metrics if name != "AP"]
         yield "| " + " | ".join(cells) + " |"
+
+
+def _differences(outcome: Outcome) -> Iterator[str]:
+    """Yield a table of the paired differences of all shown metrics, if arms are compared."""
+    metrics = [name for name in SHOWN if name in outcome.metrics]
+    arms = [found.arm for found in outcome.arms if found.arm.key != outcome.experiment.baseline]
+    if not (metrics and arms):
+        return
+    yield ""
+    yield "| Δ [interval] | " + " | ".join(SHOWN[name] for name in metrics) + " |"
+    yield "|" + "---|" * (1 + len(metrics))
+    for arm in arms:
+        cells = [spelled(outcome.to_baseline(arm.key, name)) for name in metrics]
+        yield "| " + " | ".join([_label_in_table(arm), *cells]) + " |"
 
 
 def _weight(outcome: Outcome, arm: Arm) -> str:
@@ -78,7 +104,8 @@ def _weight(outcome: Outcome, arm: Arm) -> str:
 
 
 def _paper(outcome: Outcome, arm: Arm) -> tuple[str, str]:
-    baseline = outcome.experiment.arm(outcome.experiment.baseline).paper.get("AP")
+    experiment = outcome.experiment
+    baseline = experiment.arm(experiment.baseline_of(arm.key)).paper.get("AP")
     ap = arm.paper.get("AP")
     if ap is None or baseline is None:
         return ("-" if ap is None else f"{ap:.1f}"), "-"
@@ -118,3 +145,7 @@ def _paper_difference(outcome: Outcome, claim: Claim, better: str, worse: str) -
 
 def _label(outcome: Outcome, key: str) -> str:
     return outcome.experiment.arm(key).label
+
+
+def _label_in_table(arm: Arm) -> str:
+    return arm.label.replace("|", "\\|")

@@ -21,6 +21,7 @@ from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.formats import open_split
 from aligndetr.data.shapes import shapes_dataset
+from aligndetr.precision import Precision
 from aligndetr.reproduce.experiment import Arm
 
 TUNING_SEED = 0
@@ -65,7 +66,12 @@ def _content(split: Annotations) -> str:
 
 
 def small_config(
-    arm: Arm, data: DataSet, *, overrides: Sequence[str] = (), features: Path | None = None
+    arm: Arm,
+    data: DataSet,
+    *,
+    overrides: Sequence[str] = (),
+    features: Path | None = None,
+    precision: Precision = "auto",
 ) -> AnyConfig:
     """Return the configuration of an arm at laptop scale, but for its class weight.
 
@@ -77,6 +83,7 @@ def small_config(
         data: What it is trained on.
         overrides: Further changes, the same for all arms.
         features: Where the features of the frozen backbone are kept for all arms and seeds.
+        precision: What `auto` becomes; a change to another arithmetic stays.
     """
     recipe = align_dino_tiny() if data.is_synthetic else align_dino_lite()
     large = get_preset(arm.preset)
@@ -95,7 +102,10 @@ def small_config(
             "training": training,
         }
     )
-    return override(override(config, overrides), arm.overrides)
+    changed = override(override(config, overrides), arm.overrides)
+    if changed.precision != "auto":
+        return changed
+    return changed.model_copy(update={"precision": precision})
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,11 @@ class Trial:
 def has_weight(config: AnyConfig) -> bool:
     """Whether a class weight is to be chosen."""
     return isinstance(config, Config)
+
+
+def is_fused(config: AnyConfig) -> bool:
+    """Whether scores are fused with a predicted IoU, as the arms of one training may do or not."""
+    return isinstance(config, Config) and config.head.iou_branch
 
 
 def _without_choices(config: AnyConfig) -> AnyConfig:

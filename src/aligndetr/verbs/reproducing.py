@@ -44,10 +44,10 @@ def reproduce(
         typer.Option(metavar="DIR", help=f"Where results go; laptop: {DEFAULT_OUT} by default."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="laptop: paired seeds of every arm.")
-    ] = 3,
+        int | None, typer.Option(metavar="N", min=1, help="laptop: paired seeds of every arm (3).")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="laptop: optimizer steps of an arm.")
+        int | None, typer.Option(metavar="N", min=1, help="laptop: steps of an arm (600).")
     ] = None,
     minutes: Annotated[
         float | None,
@@ -56,8 +56,9 @@ def reproduce(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="N,N,...", help="laptop: class weights to choose from.")
-    ] = "1,2,4,8",
+        str | None,
+        typer.Option(metavar="N,N,...", help="laptop: class weights to choose from (1,2,4,8)."),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C ...", help="laptop: change all arms alike."),
@@ -72,8 +73,8 @@ def reproduce(
     Laptop scale continues where it was stopped, and writes table.md, table.json and picture.png.
     """
     if scale is Scale.full:
-        _refuse({"--data": data, "--steps": steps, "--minutes-an-arm": minutes,
-                 "--set": assignments}, "laptop")  # fmt: skip
+        _refuse({"--data": data, "--seeds": seeds, "--steps": steps, "--minutes-an-arm": minutes,
+                 "--weights": weights, "--set": assignments}, "laptop")  # fmt: skip
         _full(tables, out, check=check, as_json=as_json)
         return
     _refuse({"--check": check}, "full")
@@ -82,10 +83,21 @@ def reproduce(
             "aligndetr reproduce: expected at most one of --steps, --minutes-an-arm, found both; "
             "leave one out"
         )
-    from aligndetr.reproduce.command import Length, Small, parse_weights, reproduce_small
+    from aligndetr.reproduce.command import (
+        SEEDS,
+        WEIGHTS,
+        Length,
+        Small,
+        parse_weights,
+        reproduce_small,
+    )
 
     options = Small(
-        data, seeds, Length(steps, minutes), parse_weights(weights), tuple(assignments or ())
+        data,
+        seeds or SEEDS,
+        Length(steps, minutes),
+        WEIGHTS if weights is None else parse_weights(weights),
+        tuple(assignments or ()),
     )
     folder = out or DEFAULT_OUT
     with redirect_stdout(sys.stderr):
@@ -137,7 +149,7 @@ def _print_claims(found: Sequence[Mapping[str, object]]) -> None:
 
 
 def _refuse(options: Mapping[str, object], scale: str) -> None:
-    given = [name for name, value in options.items() if value]
+    given = [name for name, value in options.items() if value not in (None, False, [])]
     if given:
         raise ConfigError(
             f"aligndetr reproduce: expected {given[0]} with --scale {scale} only, found it with "
