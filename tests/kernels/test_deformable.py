@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from aligndetr.kernels import deformable_attention, portable
+from aligndetr.kernels import deformable_attention, deformable_cpu, portable
 
 Path = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(params=[0, deformable_cpu.CACHED], autouse=True)
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let values that are read often be copied by heads, however small, or never."""
+    monkeypatch.setattr(deformable_cpu, "CACHED", request.param)
+
+
 BOTH_PATHS = pytest.mark.parametrize("path", [nullcontext, portable])
 LEVELS = ((3, 4), (1, 1))
 

@@ -38,7 +38,9 @@ EVEN = 8
 """Tasks per thread of the backward pass, as long as levels can be parted."""
 
 READS_PER_CELL = 16
-"""Reads of the average cell above which a copy of the value, one head after the other, pays."""
+"""Reads of the average cell above which a copy of the value, one head after the other, pays, ..."""
+CACHED = 1 << 19
+"""... unless an image's value has no more numbers than these: the second-level cache holds it."""
 
 NUMPY_DTYPES = {
     torch.float32: np.dtype(np.float32),
@@ -126,7 +128,7 @@ def _flat(tensor: Tensor) -> Numbers:
 def _lay_out(value: Tensor, queries: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Plan]:
     """Return the value (B, S, H, D) as it is, or as (B, H, S, D) where that copy pays."""
     _, S, H, D = value.shape
-    if 4 * queries * samples > READS_PER_CELL * S:
+    if S * H * D > CACHED and 4 * queries * samples > READS_PER_CELL * S:
         rows = _readable(value.transpose(1, 2), dtype).contiguous()
         return rows, Plan(queries, H, samples, S * H * D, S * D, D)
     return _readable(value, dtype).contiguous(), Plan(queries, H, samples, S * H * D, D, H * D)
