@@ -45,7 +45,7 @@ def test_a_run_leaves_weights_state_and_metrics(lab: Lab) -> None:
     metrics = lab.fit(Budget(epochs=2), model=model)
     run = lab.folder / "run"
     assert {path.name for path in run.iterdir()} == {
-        "metrics.jsonl", "best.safetensors", "last.safetensors", "state"
+        "metrics.jsonl", "best.safetensors", "last.safetensors", "predictions", "state"
     }  # fmt: skip
     last = load_weights(run / "last.safetensors")
     assert_equal(last.state_dict, weights(model))
