@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,13 +59,27 @@ def run(
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with redirect_stdout(sys.stderr):  # peers print what they are at
+    with quiet_stdout():
         rows = measure(options)
     if options.json:
         print(json.dumps({"peer": peer, "rows": [asdict(row) for row in rows]}, indent=2))
     else:
         show(rows, peer)
         Console().print(machine())
+
+
+@contextmanager
+def quiet_stdout() -> Generator[None]:
+    """Send to stderr what peers print meanwhile, those in processes of their own too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def show(rows: Sequence[Row], peer: str) -> None:
