@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aligndetr import runs
+from aligndetr import precision, runs
 from aligndetr.checkpoint import load_weights
 from aligndetr.config.codec import load_config
 from aligndetr.data.shapes import shapes_dataset
@@ -68,7 +68,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(shapes: Path, tmp_path
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(shapes: Path, tmp_path: Path, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr(runs, "resolve_precision", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(precision, "resolve_precision", lambda *_: torch.bfloat16)
     train(
         model="align-dino-tiny",
         data=shapes,
@@ -78,7 +78,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(shapes: Path, tmp_path:
     )
     assert load_config(run / "config.yaml").precision == "auto"  # other machines decide anew
 
-    monkeypatch.setattr(runs, "resolve_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(precision, "resolve_precision", lambda *_: torch.float32)
     used = []
     monkeypatch.setattr(
         runs, "build_model", lambda settings, **_: used.append(settings.precision) or 1 / 0

@@ -15,13 +15,12 @@ from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.presets import get_preset
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
-from aligndetr.data.batch import evaluation_loader
-from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import Results, collect, evaluate
 from aligndetr.evaluate.files import read_results
+from aligndetr.evaluate.loading import split_loader
 from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
 from aligndetr.pictures import Picture, Source, expand, is_single, list_sources
@@ -219,13 +218,7 @@ class Detector:
     def _search(self, annotations: Annotations) -> tuple[Detect, Iterable[Batch]]:
         """Return what finds objects as the split's own classes, and the images of the split."""
         _check_classes_known(annotations, self.classes, self.origin)
-        backbone, options = self.config.backbone, self.config.data
-        transform = options.augmentation.evaluation(backbone.mean, backbone.std)
-        loader = evaluation_loader(
-            DetectionDataset(annotations, transform),
-            batch_size=options.eval_batch_size,
-            workers=options.workers,
-        )
+        loader = split_loader(self.config, annotations)
         detect = self._detect()
         found_as = _in_classes_of(annotations.classes, self.classes)
         return lambda images: found_as(detect(images)), loader

@@ -25,6 +25,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
             return torch.bfloat16 if _is_faster_in_bfloat16(device) else torch.float32
 
 
+def settle(device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the name of what `auto` means on a device now, for those who decide it once."""
+    return "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "fp32"
+
+
 def _is_faster_in_bfloat16(device: torch.device) -> bool:
     match device.type:
         case "cuda":

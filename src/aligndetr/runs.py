@@ -39,7 +39,7 @@ from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import CheckpointError, ConfigError
 from aligndetr.model.build import build_model
-from aligndetr.precision import resolve_precision
+from aligndetr.precision import settle
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
 from aligndetr.train.tracking import require_tracker
@@ -197,8 +197,7 @@ def _with_precision(config: AnyConfig, device: torch.device) -> AnyConfig:
     """
     if config.precision != "auto":
         return config
-    is_low = resolve_precision("auto", device) == torch.bfloat16
-    decided = broadcast_object_list(["bf16" if is_low else "fp32"])[0]
+    decided = broadcast_object_list([settle(device)])[0]
     say(f"precision auto: {decided} on this {device.type}")
     return config.model_copy(update={"precision": decided})
 

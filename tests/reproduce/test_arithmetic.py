@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from aligndetr import precision
 from aligndetr.errors import ConfigError
-from aligndetr.reproduce import arithmetic
 from aligndetr.reproduce.arithmetic import arithmetic_of
 
 
@@ -17,9 +17,9 @@ def measuring(dtype: torch.dtype) -> Callable[..., torch.dtype]:
 
 def test_it_is_measured_once_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    monkeypatch.setattr(arithmetic, "resolve_precision", measuring(torch.bfloat16))
+    monkeypatch.setattr(precision, "resolve_precision", measuring(torch.bfloat16))
     assert arithmetic_of(one) == "bf16"
-    monkeypatch.setattr(arithmetic, "resolve_precision", measuring(torch.float32))
+    monkeypatch.setattr(precision, "resolve_precision", measuring(torch.float32))
     assert arithmetic_of(one) == "bf16"
     assert arithmetic_of(other) == "fp32"
 

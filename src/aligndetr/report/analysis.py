@@ -62,6 +62,7 @@ def report_on(
         for one in subjects
     )
     content: dict[str, object] = {**ours.to_json()}
+    theirs = None
     for other in others:
         theirs = other.to_json()
         content["differences"] = differences(ours, other)
@@ -71,7 +72,7 @@ def report_on(
         content,
         out,
         pictures=pictures_of(annotations),
-        comparison=others[0].to_json() if others else None,
+        comparison=theirs,
         training=None if found.run is None else read_history(found.run),
     )
     return content

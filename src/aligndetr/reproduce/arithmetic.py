@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
 from filelock import FileLock
 
 from aligndetr.checkpoint import write_text
 from aligndetr.devices import resolve_device
 from aligndetr.errors import ConfigError
-from aligndetr.precision import resolve_precision
+from aligndetr.precision import settle
 
 Arithmetic = Literal["fp32", "bf16"]
 FILE = "precision.txt"
@@ -32,8 +31,7 @@ def arithmetic_of(out: Path) -> Arithmetic:
     file = out / FILE
     with FileLock(file.with_suffix(".lock")):  # for the milliseconds of the measurement
         if not file.is_file():
-            is_low = resolve_precision("auto", resolve_device("auto")) == torch.bfloat16
-            write_text(file, "bf16\n" if is_low else "fp32\n")
+            write_text(file, f"{settle(resolve_device('auto'))}\n")
         found = file.read_text(encoding="utf-8").strip()
     match found:
         case "fp32" | "bf16":

@@ -11,11 +11,10 @@ from pathlib import Path
 from aligndetr.checkpoint import BEST_WEIGHTS, STATE_FOLDER, load_weights
 from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.schema import AnyConfig
-from aligndetr.data.batch import evaluation_loader
-from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.evaluate.evaluator import METRICS, collect, score
+from aligndetr.evaluate.loading import split_loader
 from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
 from aligndetr.reproduce.misalignment import analysis_of, metrics_of
@@ -118,13 +117,7 @@ def opened(weights: Path, config: AnyConfig) -> tuple[Detect, AnyConfig]:
 def _measured(config: AnyConfig, data: DataSet, place: Place) -> Measured:
     detect, options = opened(place.weights, config)
     annotations = open_split(data.folder, "val")
-    transform = options.data.augmentation.evaluation(options.backbone.mean, options.backbone.std)
-    loader = evaluation_loader(
-        DetectionDataset(annotations, transform),
-        batch_size=options.data.eval_batch_size,
-        workers=options.data.workers,
-    )
-    results, truth = collect(detect, loader), annotations.coco_dict()
+    results, truth = collect(detect, split_loader(options, annotations)), annotations.coco_dict()
     metrics = score(results, truth)
     known = {name: metrics[name] for name in METRICS}
     return Measured(
