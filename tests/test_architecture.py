@@ -23,7 +23,7 @@ FLOORS = (
     {"model"},
     {"predict", "pictures", "checkpoint", "evaluate"},
     {"analyze"},
-    {"train", "convert", "export", "integrations"},
+    {"train", "autoconfig", "convert", "export", "integrations"},
     {"runs", "report", "cost"},
     {"api", "tables"},
     {"reproduce"},

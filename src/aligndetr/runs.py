@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from aligndetr.autoconfig.apply import configure
 from aligndetr.checkpoint import (
     BEST_WEIGHTS,
     CLASSES_FILE,
@@ -30,7 +31,7 @@ from aligndetr.checkpoint import (
     write_json,
     write_text,
 )
-from aligndetr.config.codec import dump_config, load_config, overlay, override
+from aligndetr.config.codec import dump_config, fields_set, load_config, overlay, override
 from aligndetr.config.presets import PRESETS, get_preset
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations, check_same_classes
@@ -107,6 +108,11 @@ def train(
     budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
     train_split, val_split = _open_splits(data)
     settings = settings.model_copy(update={"num_classes": len(train_split.classes)})
+    if start is None and settings.training.autoconfig:
+        settings = configure(
+            settings, train_split, minutes=minutes, device=target,
+            given=fields_set(overrides, config), say=say,
+        )  # fmt: skip
     given, settings = settings, _with_precision(settings, target)
     torch.manual_seed(settings.training.seed)
     network, origin = build_model(

@@ -86,6 +86,11 @@ TREE = [
         "training",
     ),
     ("align-dino-tiny", "align-dino-lite", "encoder data training"),
+    (
+        "align-dino-small",
+        "align-dino-lite",
+        "width heads backbone encoder queries decoder data training",
+    ),
 ]
 
 

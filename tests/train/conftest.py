@@ -31,9 +31,14 @@ class TinyBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, WIDTH, 8, stride=8)
+        self.is_frozen = False
+
+    def unfreeze(self) -> None:
+        self.is_frozen = False
 
     def forward(self, images: ImageBatch) -> Features:
-        return Features((self.patches(images.pixels),), images.padding, images.sizes)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            return Features((self.patches(images.pixels),), images.padding, images.sizes)
 
 
 class TinyModel(nn.Module):
@@ -115,7 +120,9 @@ class Lab:
     def model(self) -> DetectorModel:
         torch.manual_seed(7)
         model = TinyModel(self.on_forward)
-        model.backbone.requires_grad_(self.config.backbone.freeze != "all")
+        model.backbone.is_frozen = self.config.backbone.freeze == "all"
+        if self.config.training.unfreeze is None:
+            model.backbone.requires_grad_(not model.backbone.is_frozen)
         return cast(DetectorModel, model)
 
     def dataset(self, annotations: Annotations, *, is_training: bool) -> DetectionDataset:

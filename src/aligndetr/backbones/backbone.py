@@ -33,7 +33,23 @@ class Backbone(nn.Module):
     statistics are fixed run as part of the convolutions before them.
     """
 
-    def __init__(self, network: nn.Module, *, freeze: int | Literal["all"], norm: Norm) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        freeze: int | Literal["all"],
+        norm: Norm,
+        freeze_later: int | None = None,
+    ) -> None:
+        """Take a timm feature extractor.
+
+        Args:
+            network: Made by `create_backbone`.
+            freeze: Leading stages that are not trained, or "all".
+            norm: Whether statistics and weights of batch norms are trained.
+            freeze_later: Of a backbone that is frozen as a whole, the leading stages that are not
+                trained after `unfreeze` either; None where that will not be called.
+        """
         super().__init__()
         if norm == "frozen":
             network = freeze_batch_norm_2d(network)
@@ -44,7 +60,8 @@ class Backbone(nn.Module):
         self.strides: tuple[int, ...] = tuple(info.reduction())
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.is_frozen = freeze == "all"
-        for parameter in frozen_parameters(network, freeze):
+        stages = freeze if freeze_later is None else freeze_later
+        for parameter in frozen_parameters(network, stages):
             parameter.requires_grad_(False)
         self._parts = tuple(network.modules())
         self._has_statistics = any(map(has_statistics, self._parts))
@@ -54,6 +71,11 @@ class Backbone(nn.Module):
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
         self._fixed: dict[torch.dtype, _Fixed] = {}
+
+    def unfreeze(self) -> None:
+        """Let training change all that is not frozen for good; `train` has to be called anew."""
+        self.is_frozen = False
+        self._fixed.clear()
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the training mode, which a wholly frozen backbone does not follow."""

@@ -87,6 +87,22 @@ def overlay(config: SettingsType, path: Path) -> SettingsType:
     return _of_kind(type(config), _laid_over((type(config),), slot, changes), str(path))
 
 
+def fields_set(assignments: Sequence[str], path: Path | None = None) -> frozenset[str]:
+    """Return the fields, like `a.b`, that assignments or a YAML file give, and the slots above."""
+    paths = [_split(assignment)[0] for assignment in assignments]
+    if path is not None:
+        paths += _leaves(_read_slot(_read_text(path), str(path)))
+    return frozenset(".".join(keys[: depth + 1]) for keys in paths for depth in range(len(keys)))
+
+
+def _leaves(slot: Slot) -> list[tuple[str, ...]]:
+    leaves: list[tuple[str, ...]] = []
+    for name, value in slot.items():
+        below = _leaves(cast(Slot, value)) if isinstance(value, dict) else []
+        leaves += [(name, *keys) for keys in below] or [(name,)]
+    return leaves
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ from aligndetr.config.family_dense import (
     smca,
 )
 from aligndetr.config.family_regions import faster_rcnn, faster_rcnn_lite
-from aligndetr.config.laptop import align_dino_lite, align_dino_tiny
+from aligndetr.config.laptop import align_dino_lite, align_dino_small, align_dino_tiny
 from aligndetr.config.published import PUBLISHED, Published
 from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.config.variants import align, dc5, r101, r101_dc5, retimed
@@ -154,6 +154,12 @@ OTHERS = (
         "Small Align-DINO on a frozen EfficientNet-Lite0",
         ALIGN,
         "your own data, minutes on a laptop's CPU",
+    ),
+    Preset(
+        align_dino_small,
+        "Middle-sized Align-DINO on ConvNeXt-Nano",
+        ALIGN,
+        "your own data, one GPU or an hour on a CPU",
     ),
     Preset(
         align_dino_tiny,

@@ -97,6 +97,15 @@ class Data(Settings):
         return self
 
 
+class Unfreezing(Settings):
+    """When a backbone that is frozen as a whole begins to be trained, and how much of it."""
+
+    at: Share = 0.5
+    """Share of the training that is done with all of it frozen, on cached features if there are."""
+    freeze: Count = 3
+    """Leading stages that stay frozen for good, counted as in `backbone.freeze`."""
+
+
 class Training(Settings):
     """Optimisation: AdamW with the groups that the DETR family uses."""
 
@@ -117,9 +126,15 @@ class Training(Settings):
     """Batches whose gradients are added up before a step."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights that are evaluated and saved as best; None has none."""
+    unfreeze: Unfreezing | None = None
+    """Train the upper stages of the backbone too in the last part of the training, with the rate
+    that `backbone_factor` gives; needs `backbone.freeze=all`."""
     recompute: bool = False
     """Keep only the inputs of encoder and decoder layers for the backward pass, which computes the
     rest again: less memory, more time."""
+    autoconfig: bool = False
+    """Let the data, and a budget in minutes, decide on image size, queries, cache and unfreezing
+    before a training from this preset; what --set or --config gives stays as it is."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations; a budget in minutes evaluates less often, and at its end."""
     tracker: Literal["none", "tensorboard"] = "none"
@@ -175,6 +190,7 @@ class Config(Settings):
         return self.criterion.classification.type == "softmax"
 
     def _size_problems(self) -> Iterator[str]:
+        yield from _freezing_problems(self.backbone, self.training)
         if self.width % self.heads:
             yield (
                 f"heads: expected a divisor of the width {self.width}, found {self.heads}; change "
@@ -271,6 +287,7 @@ class RegionConfig(Settings):
         return self
 
     def _problems(self) -> Iterator[str]:
+        yield from _freezing_problems(self.backbone, self.training)
         strides, sizes = self.backbone.strides, self.proposals.sizes
         if any(2 * fine != coarse for fine, coarse in pairwise(strides)):
             yield (
@@ -292,6 +309,14 @@ class RegionConfig(Settings):
                 'postprocess.scores: expected softmax, for "no object" is a class of a region '
                 f"detector, found {self.postprocess.scores}; change it"
             )
+
+
+def _freezing_problems(backbone: Backbone, training: Training) -> Iterator[str]:
+    if training.unfreeze is not None and backbone.freeze != "all":
+        yield (
+            f"training.unfreeze: expected backbone.freeze=all, found {backbone.freeze}, which "
+            "is trained from the start; leave one of the two out"
+        )
 
 
 AnyConfig = Annotated[Config | RegionConfig, Field(discriminator="type")]

@@ -104,7 +104,10 @@ def build_backbone(config: AnyConfig, *, pretrained: bool | None = None) -> tupl
         source=(options.weights or "pretrained") if wanted else None,
         arguments=options.options,
     )
-    return Backbone(network, freeze=options.freeze, norm=options.norm), origin
+    unfreezing = config.training.unfreeze
+    later = None if unfreezing is None else unfreezing.freeze
+    backbone = Backbone(network, freeze=options.freeze, norm=options.norm, freeze_later=later)
+    return backbone, origin
 
 
 def _build_neck(config: Config, backbone: Backbone) -> Neck:

@@ -79,10 +79,11 @@ def fit(
         limit = budget if saved is None else saved.budget
         minutes = None if limit is None else limit.minutes
         deadline = None if minutes is None else started + CACHE_SHARE * 60 * minutes
-        loaders = open_loaders(
-            model, config, train_data, val_data, accelerator=accelerator, log=log, deadline=deadline
-        )
-        run = Trainer(model, config, loaders, out, accelerator=accelerator, log=log)
+        parts = open_loaders(
+            model, config, train_data, val_data, accelerator=accelerator, log=log,
+            deadline=deadline, is_unfrozen=saved is not None and saved.position.is_unfrozen,
+        )  # fmt: skip
+        run = Trainer(model, config, parts, out, accelerator=accelerator, log=log)
         if saved is None:
             assert budget is not None
             run.begin(budget, started)
@@ -102,14 +103,18 @@ def open_loaders(
     accelerator: Accelerator,
     log: RunLog,
     deadline: float | None,
-) -> Loaders:
-    """Return the loaders, of images or of features, whose cache is short of views at `deadline`.
+    is_unfrozen: bool,
+) -> list[Loaders]:
+    """Return the loaders of each part of the training that is still to come.
+
+    Of images or of features, whose cache is short of views at `deadline`; of both, one after the
+    other, where the backbone is trained later and not yet.
 
     Raises:
         DatasetError: There is no image to train on.
         ConfigError: The features cannot be cached.
     """
-    data = config.data
+    data, truth = config.data, val_data.annotations
     train = training_loader(
         train_data,
         batch_size=data.batch_size,
@@ -120,7 +125,11 @@ def open_loaders(
     )
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
-    if data.cache_features:
+    parts: list[Loaders] = []
+    if data.cache_features and not is_unfrozen:
         caching = Caching(model, config, accelerator.device, log, deadline)
-        train, val = caching.loaders(train, val)
-    return Loaders(accelerator.prepare_data_loader(train), val, val_data.annotations)
+        views, features = caching.loaders(train, val)
+        parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth))
+    if not parts or config.training.unfreeze is not None:
+        parts.append(Loaders(accelerator.prepare_data_loader(train), val, truth))
+    return parts

@@ -7,10 +7,10 @@ accumulates gradients. Processes act alike because they decide on numbers that t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -66,19 +66,21 @@ class Trainer:
         self,
         model: Network,
         config: AnyConfig,
-        loaders: Loaders,
+        parts: Sequence[Loaders],
         out: Path,
         *,
         accelerator: Accelerator,
         log: RunLog,
     ) -> None:
+        """Take what there is to train on: once, or before and after the backbone is unfrozen."""
         training = config.training
         average = None if training.ema is None else averaged(model, training.ema)
         self.trained = Trained(model, build_optimizer(model, training), average)
         self.position = Position()
         self.budget = Budget(epochs=training.epochs)
         self._model, self._optimizer = accelerator.prepare(model, self.trained.optimizer)
-        self._config, self._loaders, self._out = config, loaders, out
+        self._config, self._out = config, out
+        self._loaders, self._last_loaders = parts[0], parts[-1]
         self._accelerator, self._log = accelerator, log
         is_cpu = accelerator.device.type == "cpu"
         self._finite = FiniteCheck(self.trained.optimizer, waits=is_cpu)
@@ -102,6 +104,8 @@ class Trainer:
         """Prepare the step after the saved one; the time that it was saved at is used up."""
         saved.restore(self.trained, self._accelerator.process_index)
         self.position, self.budget = saved.position, saved.budget
+        if self.position.is_unfrozen:
+            self._unfreeze()
         self._started = started - saved.position.elapsed_seconds
         self._log.continue_from(self.position)
         self._tick()
@@ -116,7 +120,12 @@ class Trainer:
         return dict(self.position.best or {})
 
     def _train_epoch(self) -> None:
-        """Take the steps of an epoch, or of what the budget leaves of it."""
+        """Take the steps of an epoch, or of what the budget leaves of it.
+
+        A budget in steps or minutes also ends an epoch where the backbone is to be unfrozen.
+        """
+        if self._unfreezes_at(self._share(0.0)):
+            self._unfreeze()
         training, loader = self._config.training, self._loaders.train
         self._model.train()
         set_epoch(loader, self.position.epoch)
@@ -126,6 +135,8 @@ class Trainer:
             if share >= 1:
                 self.position = replace(self.position, is_finished=True)
                 return
+            if self.budget.epochs is None and self._unfreezes_at(share):
+                break
             rate = factor(training.schedule, share)
             set_learning_rate(self.trained.optimizer, rate)
             terms = self._step(batch, num_targets)
@@ -140,6 +151,21 @@ class Trainer:
         is_finished = self._share(1.0) >= 1
         epoch = self.position.epoch + 1
         self.position = replace(self.position, epoch=epoch, is_finished=is_finished)
+
+    def _unfreezes_at(self, share: float) -> bool:
+        unfreezing = self._config.training.unfreeze
+        return unfreezing is not None and not self.position.is_unfrozen and share >= unfreezing.at
+
+    def _unfreeze(self) -> None:
+        """Train the backbone too from now on, on images; cached features are let go."""
+        self._log.say("training the upper stages of the backbone from now on")
+        cast(Network, self.trained.network).backbone.unfreeze()
+        self._loaders = self._last_loaders
+        delay_seconds = (self._pace.slowdown - 1) * self.budget.closing_seconds
+        closing_seconds = self.budget.closing_seconds + delay_seconds
+        self.budget = replace(self.budget, closing_seconds=closing_seconds)
+        self._pace = Pace()  # steps are longer for another reason
+        self.position = replace(self.position, is_unfrozen=True)
 
     def _step(self, batch: Batch, num_targets: float) -> dict[str, Tensor]:
         """Add up the gradients of a batch; update the weights when enough batches have been."""
@@ -253,7 +279,7 @@ class Trainer:
         return detect_with(self.trained.evaluated, classes, options, device=device)
 
     def _try_evaluation(self) -> float:
-        val, truth = self._loaders.val, self._loaders.truth
+        val, truth = self._last_loaders.val, self._last_loaders.truth
         seconds = trial_seconds(self._detect(), val, batches=len(val), images=len(truth))
         return seconds + drawing_seconds(truth)
 

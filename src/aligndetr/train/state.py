@@ -33,7 +33,7 @@ class Position:
 
     `evaluation_seconds` and `saving_seconds` of these went there; `evaluated_step` is the step
     of the last evaluation, -1 before the first; `best` the metrics of the best one;
-    `is_finished` says that no step is to follow.
+    `is_unfrozen` says that the backbone is trained by now, `is_finished` that no step is to follow.
     """
 
     epoch: int = 0
@@ -43,6 +43,7 @@ class Position:
     saving_seconds: float = 0.0
     evaluated_step: int = -1
     best: Mapping[str, object] | None = None
+    is_unfrozen: bool = False
     is_finished: bool = False
 
 

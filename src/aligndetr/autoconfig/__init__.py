@@ -1,0 +1,1 @@
+"""Settings that the data and the time decide on, before a training begins."""

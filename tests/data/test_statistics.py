@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import numpy as np
+
+from aligndetr.data.annotations import Annotations, ImageTable, Names, ObjectTable
+from aligndetr.data.statistics import Statistics
+from aligndetr.types import Classes
+
+
+def split(bboxes: list[list[float]], images: list[int], crowd: list[bool]) -> Annotations:
+    return Annotations.of(
+        Path("train.json"),
+        "coco",
+        folders=[],
+        classes=Classes.numbered(2),
+        images=ImageTable(
+            np.array([1, 2, 3]),
+            np.array([[100, 200], [100, 300], [50, 200]]),
+            Names(["a.png", "b.png", "c.png"]),
+        ),
+        objects=ObjectTable(
+            np.array(images, dtype=np.int64),
+            np.zeros(len(images), dtype=np.int64),
+            np.array(bboxes, dtype=np.float64).reshape(-1, 4),
+            np.ones(len(images)),
+            np.array(crowd, dtype=bool),
+        ),
+    )
+
+
+def test_a_split_without_objects() -> None:
+    found = Statistics.of(split([], [], []))
+    assert found == Statistics(3, 2, (100, 200), 0, 0, None)
+    assert str(found) == (
+        "3 images, mostly 200x100; 0 objects of 2 classes; 0 in the fullest image"
+    )
+
+
+def test_counts_sides_and_the_fullest_image() -> None:
+    bboxes = [[0.0, 0, 10, 40], [0, 0, 20, 20], [0, 0, 30, 30], [0, 0, 90, 90], [0, 0, 0, 5]]
+    found = Statistics.of(split(bboxes, [1, 0, 1, 2, 2], [False, False, False, True, False]))
+    assert (found.objects, found.most_objects) == (3, 2)
+    assert found.small_side == 20.0  # of 20, 20 and 30
+    assert "3 objects of 2 classes, a tenth below 20 px; 2 in the fullest image" in str(found)

@@ -1,0 +1,139 @@
+"""A training of two parts: on the features of a frozen backbone, then on images with it."""
+
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor
+
+from aligndetr.config.codec import override
+from aligndetr.config.presets import get_preset
+from aligndetr.config.schema import Unfreezing
+from aligndetr.errors import ConfigError
+from aligndetr.model.build import build_model
+from aligndetr.train.budget import Budget
+from aligndetr.train.state import load_state
+from aligndetr.types import ImageBatch
+from systems import CPU, small
+
+# `Lab` is that of conftest.py.
+Lab: TypeAlias = Any
+
+
+def two_parts(lab: Lab, at: float, *, is_cached: bool = True) -> Lab:
+    lab = lab.with_backbone(freeze="all").with_data(cache_features=is_cached, cached_views=1)
+    return lab.with_training(unfreeze=Unfreezing(at=at, freeze=0))
+
+
+def patches(model: Any) -> Tensor:
+    return model.backbone.patches.weight.detach().clone()
+
+
+class Watch:
+    """Notes after every forward pass of training whether the backbone has changed."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.model = lab.model()
+        self.before = patches(self.model)
+        self.has_changed: list[bool] = []
+        lab.on_forward.append(self.note)
+        self.model.on_forward = lab.on_forward
+
+    def note(self) -> None:
+        if self.model.training:
+            self.has_changed.append(not patches(self.model).equal(self.before))
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_the_backbone_stays_as_it_is_for_its_share_of_the_steps(lab: Lab, is_cached: bool) -> None:
+    lab = two_parts(lab, 0.5, is_cached=is_cached)
+    watch = Watch(lab)
+    lab.fit(Budget(steps=6), model=watch.model)
+    assert watch.has_changed == [False] * 4 + [True] * 2  # the 4th step is the first to change it
+    assert load_state(lab.folder / "run").position.is_unfrozen
+
+
+def test_a_budget_in_epochs_unfreezes_between_two(lab: Lab) -> None:
+    lab = two_parts(lab, 0.4)  # 1.2 of 3 epochs of two steps: the third is trained
+    watch = Watch(lab)
+    lab.fit(Budget(epochs=3), model=watch.model)
+    assert watch.has_changed == [False] * 5 + [True]
+
+
+def test_a_share_of_one_never_unfreezes(lab: Lab) -> None:
+    watch = Watch(two_parts(lab, 1.0))
+    two_parts(lab, 1.0).fit(Budget(epochs=2), model=watch.model)
+    assert not patches(watch.model).ne(watch.before).any()
+
+
+def test_it_is_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    two_parts(lab, 0.5).fit(Budget(steps=4))
+    assert "training the upper stages of the backbone from now on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_run_resumed_in_either_part_ends_like_one_that_never_stopped(
+    lab: Lab, stop_after: int
+) -> None:
+    lab = two_parts(lab, 0.5).with_training(ema=0.9)
+    straight, resumed = lab.model(), lab.model()
+    lab.fit(Budget(epochs=4), "straight", model=straight)
+    epochs = [0]
+
+    def stop() -> None:
+        epochs[0] += 1
+        if epochs[0] > 5 * stop_after:  # two steps, three batches to evaluate
+            raise KeyboardInterrupt
+
+    lab.on_forward.append(stop)
+    with pytest.raises(KeyboardInterrupt):
+        lab.fit(Budget(epochs=4), "stopped")
+    lab.on_forward.clear()
+    lab.fit(None, "stopped", model=resumed)
+    expected = straight.state_dict()
+    for name, tensor in resumed.state_dict().items():
+        assert tensor.equal(expected[name]), name
+
+
+def test_no_features_are_cached_when_resuming_after_it(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = two_parts(lab, 0.5)
+    lab.fit(Budget(steps=4))
+    capsys.readouterr()
+    lab.fit(None)
+    assert "caching" not in capsys.readouterr().err
+
+
+def test_a_real_backbone_is_frozen_as_a_whole_then_in_part() -> None:
+    config = override(
+        small("dino-r50-4scale"),
+        ["backbone.freeze=all", "training.unfreeze={at: 0.5, freeze: 2}"],
+    )
+    model, _ = build_model(config, device=CPU)
+    images = ImageBatch(torch.rand(1, 3, 64, 64), None, torch.tensor([[64, 64]]))
+    model.train()
+    assert not any(level.requires_grad for level in model.features(images).levels)
+    assert not model.backbone.training
+    model.backbone.unfreeze()
+    model.train()
+    assert model.backbone.training
+    sum_of(model.features(images).levels).backward()
+    trained = [name for name, value in model.backbone.named_parameters() if value.grad is not None]
+    frozen = [name for name, value in model.backbone.named_parameters() if not value.requires_grad]
+    assert trained
+    assert frozen
+    assert not set(trained) & set(frozen)
+
+
+def sum_of(levels: Any) -> Tensor:
+    return torch.stack([level.sum() for level in levels]).sum()
+
+
+@pytest.mark.parametrize("preset", ["align-dino-lite", "faster-rcnn-lite"])
+def test_unfreezing_needs_a_backbone_that_is_frozen(preset: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected backbone.freeze=all, found 2, .* leave one"):
+        override(
+            get_preset(preset),
+            ["training.unfreeze={at: 0.5}", "backbone.freeze=2", "data.cache_features=false"],
+        )
