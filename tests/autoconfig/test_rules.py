@@ -71,8 +71,13 @@ def test_small_objects_have_larger_images(small_side: float) -> None:
 
 def test_small_images_are_enlarged_by_no_more_than_twice() -> None:
     shapes = Statistics(2000, 3, (128, 128), 8920, 8, 12.0)
-    sides = {"data.augmentation.short_side": 192, "data.augmentation.max_side": 256}
-    assert chosen(shapes) == sides
+    sides = {"data.augmentation.short_side": 240, "data.augmentation.max_side": 320}
+    assert chosen(shapes) == sides  # 240 x 240: square images do not reach the longer side
+
+
+def test_the_shorter_side_counts_for_square_images() -> None:
+    square = Statistics(400, 1, (1024, 1024), 19876, 60, 22.0)
+    assert chosen(square)["data.augmentation.max_side"] == 1024
 
 
 def test_little_time_makes_images_smaller_until_the_steps_fit() -> None:

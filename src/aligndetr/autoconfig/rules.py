@@ -89,19 +89,27 @@ def _queries(config: Config, data: Statistics) -> Iterator[Choice]:
 
 def _side(config: AnyConfig, data: Statistics, clock: Clock | None) -> tuple[int, str]:
     """Return the longer side of the images, and why."""
-    own = max(data.size)
-    needed = 0.0 if data.small_side is None else own * NEEDED_SIDE / data.small_side
-    wanted = _at_least(max(needed, USUAL_SIDE))
-    why = f"gives small objects {NEEDED_SIDE:.0f} pixels" if needed > USUAL_SIDE else "as usual"
-    largest = _at_most(LARGEST_SCALE * own)
+    needed = _needed_side(data)
+    wanted, why = max(needed, USUAL_SIDE), "as usual"
+    if needed > USUAL_SIDE:
+        why = f"gives small objects {_scale(data, needed) * (data.small_side or 0):.0f} pixels"
+    largest = max((side for side in SIDES if _scale(data, side) <= LARGEST_SCALE), default=SIDES[0])
     if largest < wanted:
-        wanted, why = largest, f"images have {own} pixels themselves"
+        wanted, why = largest, f"images have {data.size[1]}x{data.size[0]} pixels themselves"
     if clock is not None:
         affordable = _affordable_side(config, data, clock)
         if affordable < wanted:
             wanted = affordable
             why = f"leaves {clock.minutes:g} minutes about {STEPS_WANTED} steps"
     return wanted, why
+
+
+def _needed_side(data: Statistics) -> int:
+    """Return the smallest side at which small objects have the pixels that they need."""
+    if data.small_side is None:
+        return SIDES[0]
+    small = data.small_side
+    return next((side for side in SIDES if _scale(data, side) * small >= NEEDED_SIDE), SIDES[-1])
 
 
 def _affordable_side(config: AnyConfig, data: Statistics, clock: Clock) -> int:
@@ -125,16 +133,17 @@ def _cache(data: Statistics, clock: Clock, side: int) -> Iterator[Choice]:
 
 
 def _pixels(data: Statistics, side: int) -> int:
-    height, width = fitted_size(data.size, round(SHORT_SHARE * side), side)
+    height, width = _fitted(data, side)
     return height * width
 
 
-def _at_least(side: float) -> int:
-    return next((size for size in SIDES if size >= side), SIDES[-1])
+def _scale(data: Statistics, side: int) -> float:
+    """Return by how much an image of the median size grows."""
+    return max(_fitted(data, side)) / max(data.size)
 
 
-def _at_most(side: float) -> int:
-    return max((size for size in SIDES if size <= side), default=SIDES[0])
+def _fitted(data: Statistics, side: int) -> tuple[int, int]:
+    return fitted_size(data.size, round(SHORT_SHARE * side), side)
 
 
 def _text(value: object) -> str:

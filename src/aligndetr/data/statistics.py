@@ -45,7 +45,8 @@ class Statistics:
     def __str__(self) -> str:
         height, width = self.size
         small = "" if self.small_side is None else f", a tenth below {self.small_side:.0f} px"
+        kinds = f"{self.classes} class{'es' * (self.classes != 1)}"
         return (
             f"{self.images} images, mostly {width}x{height}; {self.objects} objects of "
-            f"{self.classes} classes{small}; {self.most_objects} in the fullest image"
+            f"{kinds}{small}; {self.most_objects} in the fullest image"
         )
