@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from aligndetr.data.statistics import Statistics
 from aligndetr.types import Classes
 
 
-def split(bboxes: list[list[float]], images: list[int], crowd: list[bool]) -> Annotations:
+def split(bboxes: Sequence[Sequence[float]], images: list[int], crowd: list[bool]) -> Annotations:
     return Annotations.of(
         Path("train.json"),
         "coco",
