@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from aligndetr.api import Detector
+from aligndetr.api import Detector, analyze
 from aligndetr.cli import main
+from aligndetr.verbs.options import counted
 
 
 @pytest.fixture
@@ -53,6 +54,15 @@ def test_foreign_results_are_analysed_and_printed_as_json(
     assert content["predictions"] == content["objects"] - 1
     assert set(content["br_recall"]) == {"1", "2", "3", "4", "5"}
     assert "The training" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_images_are_counted_and_stages_named(shapes: Path, small_run: Path, tmp_path: Path):
+    stages: list[str] = []
+    show = counted("images searched", stages.append)
+    analyze(small_run, shapes, out=tmp_path / "out", progress=show, stage=stages.append)
+    assert stages[0] == "0 images searched"
+    assert stages.index("4 images searched") < stages.index("overlaps") < stages.index("errors")
+    assert stages[-1] == "pages"
 
 
 def test_two_detectors_stand_side_by_side(

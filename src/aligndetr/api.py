@@ -274,6 +274,7 @@ def analyze(
     split: str = "val",
     compare: str | Path | None = None,
     progress: Progress | None = None,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> dict[str, object]:
     """Analyse what a detector finds, ours or not: see `Detector.analyze`.
 
@@ -284,12 +285,13 @@ def analyze(
         split: Which part of the data.
         compare: A run or a JSON file of COCO results to show beside.
         progress: Called with the images of every batch that was searched.
+        stage: Told what is done next, once all images are searched.
     """
     annotations = open_split(Path(data), split)
     make_folder(Path(out), "--out")
     found = _results_of(subject, annotations, progress)
     other = None if compare is None else _results_of(compare, annotations, progress)
-    return report_on(found, annotations, Path(out), split=split, compared=other)
+    return report_on(found, annotations, Path(out), split=split, compared=other, progress=stage)
 
 
 def _results_of(

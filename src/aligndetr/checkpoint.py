@@ -32,6 +32,8 @@ BEST_WEIGHTS = "best.safetensors"
 LAST_WEIGHTS = "last.safetensors"
 METRICS_FILE = "metrics.jsonl"
 STATE_FOLDER = "state"
+SHEETS = "predictions/step-{}.jpg"
+"""Pictures of what was found while a run was trained; the step, of six digits or more."""
 
 NAMES_SHOWN = 3
 """How many names of tensors an error message lists."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from aligndetr.checkpoint import METRICS_FILE
+from aligndetr.checkpoint import METRICS_FILE, SHEETS
 from aligndetr.errors import CheckpointError
 
-PICTURES = "predictions/step-*.jpg"
 NOT_TERMS = {"step", "epoch", "elapsed_seconds", "learning_rate", "images_per_second", "loss"}
 
 
@@ -108,7 +107,7 @@ def _numbers(content: Mapping[str, object]) -> dict[str, float]:
 def _pictures(run: Path) -> tuple[Picture, ...]:
     found = [
         Picture(int(match[1]), path)
-        for path in run.glob(PICTURES)
+        for path in run.glob(SHEETS.format("*"))
         if (match := re.fullmatch(r"step-(\d+)", path.stem))
     ]
     return tuple(sorted(found, key=lambda picture: (picture.step, picture.path.name)))

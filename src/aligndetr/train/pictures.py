@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from aligndetr.checkpoint import SHEETS
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.images import read_image
 from aligndetr.drawing import contact_sheet, draw_boxes, picture_from_pixels
@@ -17,7 +18,6 @@ SHOWN, COLUMNS, CELL = 8, 4, 480
 """Images on a sheet, in a row of it, and the pixels of each one's longer side at most."""
 THRESHOLD = 0.3
 """The score that a box must have to be drawn."""
-FOLDER = "predictions"
 
 
 def draw_sheet(results: Results, truth: Annotations) -> Image.Image:
@@ -42,7 +42,7 @@ def drawing_seconds(truth: Annotations) -> float:
 
 def write_sheet(sheet: Image.Image, run: Path, step: int) -> None:
     """Write a sheet to `predictions/step-N.jpg` of a run folder."""
-    path = run / FOLDER / f"step-{step:06d}.jpg"
+    path = run / SHEETS.format(f"{step:06d}")
     path.parent.mkdir(exist_ok=True)
     sheet.save(path, quality=85)
 

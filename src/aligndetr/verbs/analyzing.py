@@ -9,7 +9,7 @@ import typer
 
 from aligndetr.errors import ConfigError, DatasetError
 from aligndetr.tables import print_analysis, print_json
-from aligndetr.verbs.options import AsJson, DataFolder, counting, open_detector
+from aligndetr.verbs.options import AsJson, DataFolder, counted, open_detector, showing
 
 
 def analyze(
@@ -45,12 +45,13 @@ def analyze(
             f"--predictions: expected a JSON file of COCO results, found none at {predictions}; "
             "give the file that your detector wrote"
         )
-    with redirect_stdout(sys.stderr), counting("images searched") as progress:
+    with redirect_stdout(sys.stderr), showing() as show:
         subject = predictions if model is None else open_detector(model)
         assert subject is not None
         content = api.analyze(
-            subject, data, out=out, split=split, compare=compare, progress=progress
-        )
+            subject, data, out=out, split=split, compare=compare,
+            progress=counted("images searched", show), stage=show,
+        )  # fmt: skip
     if as_json:
         print_json(content)
     else:

@@ -39,12 +39,32 @@ def open_detector(model: str) -> "Detector":
 
 
 @contextmanager
-def counting(what: str) -> Generator[Callable[[int], None]]:
-    """Yield a function that adds to a count shown on stderr, where that is a terminal."""
+def showing() -> Generator[Callable[[str], None]]:
+    """Yield a function that shows what is done, and since when, where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda count: progress.advance(task, count)
+        task = progress.add_task("", total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+@contextmanager
+def counting(what: str) -> Generator[Callable[[int], None]]:
+    """Yield a function that adds to a count that is shown."""
+    with showing() as show:
+        yield counted(what, show)
+
+
+def counted(what: str, show: Callable[[str], None]) -> Callable[[int], None]:
+    """Return a function that adds to a count, and shows it."""
+    total = 0
+
+    def add(count: int) -> None:
+        nonlocal total
+        total += count
+        show(f"{total} {what}")
+
+    show(f"0 {what}")
+    return add
