@@ -59,7 +59,9 @@ def train(
     model: str, data: Path, minutes: float, seed: int, options: argparse.Namespace
 ) -> Trained:
     """Return what a command reached, from an earlier call where there was one."""
-    folder = options.out / data.resolve().name / f"{model}-{minutes:g}-{seed}"
+    changes = "".join(f"-{change}" for change in options.set).replace("/", "_")
+    name = f"{model}-{minutes:g}-{seed}{changes}"
+    folder = options.out / data.resolve().name / name
     result = folder / "result.json"
     if result.is_file():
         return json.loads(result.read_text())

@@ -109,18 +109,22 @@ def train(
     train_split, val_split = _open_splits(data)
     settings = settings.model_copy(update={"num_classes": len(train_split.classes)})
     if start is None and settings.training.autoconfig:
+        _require_new(out)  # before anything takes time
+        given = fields_set(overrides, config)
+        if steps is not None or epochs is not None:
+            given |= {"training.epochs"}
         settings = configure(
-            settings, train_split, minutes=minutes, device=target,
-            given=fields_set(overrides, config), say=say,
-        )  # fmt: skip
-    given, settings = settings, _with_precision(settings, target)
+            settings, train_split, val_split, minutes=minutes, device=target, given=given, say=say
+        )
+        budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
+    written, settings = settings, _with_precision(settings, target)
     torch.manual_seed(settings.training.seed)
     network, origin = build_model(
         settings, device=target, pretrained=None if start is None else False
     )
     say(origin if start is None else _transfer(network, start, train_split))
     origins = {"data": str(data.resolve()), "precision": settings.precision}
-    _make_run_folder(out, given, train_split, origins)
+    _make_run_folder(out, written, train_split, origins)
     metrics = fit(
         network, settings, *_datasets(settings, train_split, val_split), out,
         budget=budget, started=started,
@@ -242,18 +246,20 @@ def _make_run_folder(
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             return
-        found = [
-            name for name in (CONFIG_FILE, BEST_WEIGHTS, LAST_WEIGHTS) if (out / name).exists()
-        ]
-        if found or (out.exists() and not out.is_dir()):
-            what = f"a run ({found[0]})" if found else "a file"
-            raise ConfigError(
-                f"--out: expected a new folder, found {what} at {out}; choose another name, or "
-                f"continue an interrupted run with --resume {out}"
-            )
+        _require_new(out)
         write_text(out / CONFIG_FILE, dump_config(config))
         write_classes(out / CLASSES_FILE, split.classes)
         write_json(out / STATE_FOLDER / ORIGIN_FILE, origins)
+
+
+def _require_new(out: Path) -> None:
+    found = [name for name in (CONFIG_FILE, BEST_WEIGHTS, LAST_WEIGHTS) if (out / name).exists()]
+    if found or (out.exists() and not out.is_dir()):
+        what = f"a run ({found[0]})" if found else "a file"
+        raise ConfigError(
+            f"--out: expected a new folder, found {what} at {out}; choose another name, or "
+            f"continue an interrupted run with --resume {out}"
+        )
 
 
 def _transfer(network: nn.Module, start: Checkpoint, split: Annotations) -> str:

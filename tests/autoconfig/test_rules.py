@@ -1,119 +1,211 @@
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 
+from aligndetr.autoconfig.machine import Line, Machine, Speed
 from aligndetr.autoconfig.rules import (
+    LEAST_STEPS,
     MOST_QUERIES,
-    NEEDED_SIDE,
+    NEEDED_PIXELS,
     SIDES,
+    STEPS_NEEDED,
     STEPS_WANTED,
-    USUAL_SIDE,
     Choice,
-    Clock,
+    Situation,
     choose,
+    choose_counts,
 )
-from aligndetr.autoconfig.speed import Speed
 from aligndetr.config.codec import override
-from aligndetr.config.presets import get_preset
+from aligndetr.config.presets import PRESETS, get_preset
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.statistics import Statistics
 
-CELLS = Statistics(205, 3, (480, 640), 2804, 28, 81.0)
-FAST = Speed(backbone=1e-8, step=1e-9)
+CELLS = Statistics(205, 3, (480, 640), 2804, 28, 0.15)
 LITE = get_preset("align-dino-lite")
+SIDE = "data.augmentation.max_side"
+SETTLING = [name for name in PRESETS if get_preset(name).training.autoconfig]
+
+
+def machine(backbone: float = 1e-9, step: float = 1e-9, load: float = 0.0) -> Machine:
+    """Return one with much room, and these times in seconds a pixel."""
+    return Machine(300 / 64, 1e12, Speed(Line(0, backbone), Line(0, step), load))
 
 
 def chosen(
-    data: Statistics, clock: Clock | None = None, config: AnyConfig = LITE
+    data: Statistics = CELLS,
+    config: AnyConfig = LITE,
+    *,
+    given: Collection[str] = ("training.epochs",),
+    room: Machine | None = None,
+    minutes: float | None = None,
+    val_images: int = 87,
 ) -> dict[str, object]:
+    situation = Situation(config, data, val_images, room or machine(), minutes, given)
     found: dict[str, object] = {}
-    for choice in choose(config, data, clock):
+    for choice in choose(situation):
         assert choice.why
         found |= choice.values
         config = override(config, choice.assignments)  # the schema takes them
     return found
 
 
-def test_usual_data_change_nothing() -> None:
-    assert chosen(CELLS) == {}
-    assert chosen(CELLS, Clock(10.0, FAST)) == {}
+@pytest.mark.parametrize("preset", SETTLING)
+def test_usual_data_change_nothing(preset: str) -> None:
+    assert chosen(config=get_preset(preset)) == {}
+    assert chosen(config=get_preset(preset), minutes=10.0) == {}
+
+
+def test_presets_that_settle_are_those_for_own_data() -> None:
+    assert set(SETTLING) == {"align-dino-lite", "align-dino-small", "faster-rcnn-lite"}
 
 
 def test_no_objects_change_nothing() -> None:
-    assert chosen(replace(CELLS, objects=0, most_objects=0, small_side=None)) == {}
+    empty = replace(CELLS, objects=0, most_objects=0, small_share=None)
+    assert chosen(empty) == {}
+    assert list(choose_counts(LITE, empty)) == []
 
 
 @pytest.mark.parametrize(("objects", "queries"), [(66, None), (68, 150), (130, 200), (9999, 900)])
 def test_full_images_have_more_queries(objects: int, queries: int | None) -> None:
-    found = chosen(replace(CELLS, most_objects=objects)).get("queries.count")
-    assert found == queries
-    assert (
-        found is None
-        or int(str(found)) in range(int(1.5 * objects), MOST_QUERIES + 1)
-        or (found == MOST_QUERIES)
-    )
+    found = list(choose_counts(LITE, replace(CELLS, most_objects=objects)))
+    assert [choice.values.get("queries.count") for choice in found] == [queries] * len(found)
+    assert len(found) == (queries is not None)
 
 
-def test_a_region_detector_has_no_queries() -> None:
-    crowded = replace(CELLS, most_objects=500)
-    assert "queries.count" not in chosen(crowded, config=get_preset("faster-rcnn-lite"))
+def test_more_queries_than_detections_raise_those_too() -> None:
+    (choice,) = choose_counts(LITE, replace(CELLS, most_objects=600))
+    assert choice.values == {"queries.count": MOST_QUERIES, "postprocess.top": MOST_QUERIES}
+    (choice,) = choose_counts(LITE, replace(CELLS, most_objects=600), ["queries.count"])
+    assert choice.values == {"postprocess.top": MOST_QUERIES}
 
 
-@pytest.mark.parametrize("small_side", [5.0, 12.0, 20.0, 26.0])
-def test_small_objects_have_larger_images(small_side: float) -> None:
-    side = chosen(replace(CELLS, small_side=small_side))["data.augmentation.max_side"]
+def test_a_region_detector_has_more_proposals_and_detections() -> None:
+    (choice,) = choose_counts(get_preset("faster-rcnn-lite"), replace(CELLS, most_objects=300))
+    assert choice.values == {"proposals.count": 450, "postprocess.top": 450}
+
+
+@pytest.mark.parametrize("small_share", [0.01, 0.02, 0.03, 0.045])
+def test_small_objects_have_larger_images(small_share: float) -> None:
+    data = replace(CELLS, size=(3000, 4000), small_share=small_share)
+    side = chosen(data)[SIDE]
     assert isinstance(side, int)
-    pixels = small_side * side / 640
-    assert pixels >= NEEDED_SIDE or side == SIDES[-1]
+    situation = Situation(LITE, data, 87, machine())
+    assert situation.object_pixels(side) >= NEEDED_PIXELS or side == SIDES[-1]
     smaller = max(size for size in SIDES if size < side)
-    assert small_side * smaller / 640 < NEEDED_SIDE
+    assert situation.object_pixels(smaller) < NEEDED_PIXELS
+
+
+def test_objects_that_stay_small_are_said() -> None:
+    data = replace(CELLS, size=(3000, 4000), small_share=0.008)
+    (choice,) = choose(Situation(LITE, data, 87, machine(), given=["training.epochs"]))
+    assert choice.values[SIDE] == SIDES[-1]
+    assert "small objects have 7 pixels, which more minutes or tiles would raise" in choice.why
 
 
 def test_small_images_are_enlarged_by_no_more_than_twice() -> None:
-    shapes = Statistics(2000, 3, (128, 128), 8920, 8, 12.0)
-    sides = {"data.augmentation.short_side": 240, "data.augmentation.max_side": 320}
-    assert chosen(shapes) == sides  # 240 x 240: square images do not reach the longer side
+    shapes = Statistics(2000, 3, (128, 128), 8920, 8, 12 / 128)
+    found = chosen(shapes)
+    assert found == {"data.augmentation.short_side": 240, SIDE: 320}  # 240 x 240
 
 
-def test_the_shorter_side_counts_for_square_images() -> None:
-    square = Statistics(400, 1, (1024, 1024), 19876, 60, 22.0)
-    assert chosen(square)["data.augmentation.max_side"] == 1024
+def test_portraits_are_like_landscapes() -> None:
+    situation = Situation(LITE, CELLS, 87, machine())
+    assert situation.pixels(384) == 384 * 288
 
 
 def test_little_time_makes_images_smaller_until_the_steps_fit() -> None:
-    slow = Speed(backbone=1e-9, step=5e-7)
-    clock = Clock(3.0, slow)
-    side = chosen(CELLS, clock)["data.augmentation.max_side"]
+    slow = machine(step=5e-7)
+    side = chosen(room=slow, minutes=3.0)[SIDE]
     assert isinstance(side, int)
-    assert SIDES[0] < side < USUAL_SIDE
-    images = STEPS_WANTED * LITE.data.batch_size
-    assert images * slow.step * side * side * 0.75 <= clock.step_seconds
-    assert "data.augmentation.max_side" not in chosen(CELLS, Clock(60.0, slow))
+    assert SIDES[0] < side < 384
+    situation = Situation(LITE, CELLS, 87, slow, 3.0)
+    larger = min(size for size in SIDES if size > side)
+    assert situation.steps(side) >= STEPS_WANTED > situation.steps(larger)
+    assert SIDE not in chosen(room=slow, minutes=60.0)
+
+
+def test_small_objects_stay_visible_where_there_is_any_time() -> None:
+    tiny = replace(CELLS, size=(3000, 4000), small_share=0.03)
+    room = machine(step=8e-7)
+    side = chosen(tiny, room=room, minutes=3.0)[SIDE]
+    assert isinstance(side, int)
+    situation = Situation(LITE, tiny, 87, room, 3.0)
+    assert situation.object_pixels(side) >= NEEDED_PIXELS / 2
+    assert STEPS_NEEDED <= situation.steps(side) < STEPS_WANTED
 
 
 def test_no_time_at_all_has_the_smallest_images() -> None:
-    found = chosen(CELLS, Clock(0.01, FAST))
-    assert found["data.augmentation.max_side"] == SIDES[0]
+    assert chosen(minutes=0.01)[SIDE] == SIDES[0]
+
+
+def test_more_to_evaluate_leaves_less_to_train() -> None:
+    room = machine(step=2e-7, backbone=1e-7)
+    assert SIDE not in chosen(room=room, minutes=6.0)
+    assert SIDE in chosen(room=room, minutes=6.0, val_images=12_000)
 
 
 def test_many_images_are_not_cached() -> None:
-    clock = Clock(10.0, Speed(backbone=5e-7, step=1e-9))
-    assert chosen(replace(CELLS, images=20_000), clock)["data.cache_features"] is False
-    assert "data.cache_features" not in chosen(CELLS, clock)
+    many, room = replace(CELLS, images=20_000), machine(backbone=5e-7)
+    assert chosen(many, room=room, minutes=10.0)["data.cache_features"] is False
+    assert "data.cache_features" not in chosen(many)  # time does not count
+    assert "data.cache_features" not in chosen(room=room, minutes=10.0)
+    loading = machine(load=0.05)  # seconds an image
+    assert chosen(many, room=loading, minutes=10.0)["data.cache_features"] is False
     uncached = override(LITE, ["data.cache_features=false"])
-    assert "data.cache_features" not in chosen(replace(CELLS, images=20_000), clock, uncached)
+    assert "data.cache_features" not in chosen(many, uncached, room=room, minutes=10.0)
+
+
+def test_features_without_room_are_not_cached() -> None:
+    room = replace(machine(), free_bytes=1e8)
+    assert chosen(room=room)["data.cache_features"] is False
+    in_files = override(LITE, ["data.feature_folder=features"])
+    assert chosen(config=in_files, room=room) == {}
 
 
 def test_without_a_cache_the_backbone_takes_its_time_of_every_step() -> None:
-    clock = Clock(3.0, Speed(backbone=4e-7, step=1e-8))
+    room = machine(backbone=6e-7, step=1e-8)
     uncached = override(LITE, ["data.cache_features=false"])
-    assert "data.augmentation.max_side" in chosen(CELLS, clock, uncached)
-    assert "data.augmentation.max_side" not in chosen(CELLS, clock)
+    assert SIDE in chosen(config=uncached, room=room, minutes=3.0)
+    assert SIDE not in chosen(room=room, minutes=3.0)
+
+
+def test_a_trained_backbone_takes_longer() -> None:
+    trained = override(LITE, ["data.cache_features=false", "backbone.freeze=3"])
+    frozen = override(LITE, ["data.cache_features=false"])
+    one, other = (
+        Situation(config, CELLS, 87, machine(), 3.0).steps(384) for config in (trained, frozen)
+    )
+    assert one < other
+
+
+def test_accumulated_batches_are_one_step() -> None:
+    four = override(LITE, ["training.accumulate=4"])
+    one, other = (
+        Situation(config, CELLS, 87, machine(), 3.0).steps(384) for config in (LITE, four)
+    )
+    assert one == pytest.approx(4 * other)
+
+
+def test_what_is_given_stays_and_counts() -> None:
+    many, room = replace(CELLS, images=5_000), machine(backbone=3e-7, step=2e-7)
+    small = override(LITE, ["data.augmentation.short_side=96", "data.augmentation.max_side=128"])
+    given = ["data.augmentation.max_side", "training.epochs"]
+    assert chosen(many, small, given=given, room=room, minutes=10.0) == {}
+    assert chosen(many, room=room, minutes=10.0)["data.cache_features"] is False
+    cached = ["data.cache_features"]
+    assert "data.cache_features" not in chosen(many, given=cached, room=room, minutes=10.0)
+
+
+def test_a_handful_of_images_has_more_epochs() -> None:
+    assert chosen(replace(CELLS, images=12), given=()) == {"training.epochs": LEAST_STEPS}
+    assert chosen(replace(CELLS, images=12), given=(), minutes=3.0) == {}
+    assert chosen(given=()) == {}  # 40 epochs of 25 steps
 
 
 def test_other_augmentations_keep_their_sizes() -> None:
-    large = get_preset("align-dino-r50-4scale")
-    assert chosen(replace(CELLS, small_side=5.0), config=large) == {}
+    large = override(get_preset("align-dino-r50-4scale"), ["training.epochs=999"])
+    assert chosen(replace(CELLS, small_share=0.01), large) == {}
 
 
 def test_a_choice_reads_like_the_option_that_would_make_it() -> None:

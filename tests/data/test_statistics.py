@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from aligndetr.data.annotations import Annotations, ImageTable, Names, ObjectTable
 from aligndetr.data.statistics import Statistics
@@ -37,9 +38,22 @@ def test_a_split_without_objects() -> None:
     )
 
 
-def test_counts_sides_and_the_fullest_image() -> None:
-    bboxes = [[0.0, 0, 10, 40], [0, 0, 20, 20], [0, 0, 30, 30], [0, 0, 90, 90], [0, 0, 0, 5]]
-    found = Statistics.of(split(bboxes, [1, 0, 1, 2, 2], [False, False, False, True, False]))
+def test_counts_shares_and_the_fullest_image() -> None:
+    # Of the roots of 400 / 20,000, 400 / 30,000 and 10,000 / 20,000; no crowd, nothing empty.
+    bboxes = [[0.0, 0, 10, 40], [0, 0, 20, 20], [0, 0, 100, 100], [0, 0, 90, 90], [0, 0, 0, 5]]
+    found = Statistics.of(split(bboxes, [1, 0, 0, 2, 2], [False, False, False, True, False]))
     assert (found.objects, found.most_objects) == (3, 2)
-    assert found.small_side == 20.0  # of 20, 20 and 30
-    assert "3 objects of 2 classes, a tenth below 20 px; 2 in the fullest image" in str(found)
+    shares = sorted(np.sqrt([400 / 20_000, 400 / 30_000, 10_000 / 20_000]))
+    assert found.small_share == pytest.approx(shares[0] + 0.2 * (shares[1] - shares[0]))
+
+
+def test_portraits_and_landscapes_have_one_usual_size() -> None:
+    table = split([], [], [])
+    turned = Annotations.of(
+        table.annotation_file, "coco", folders=[], classes=table.classes,
+        images=ImageTable(
+            np.array([1, 2]), np.array([[480, 640], [640, 480]]), Names(["a.png", "b.png"])
+        ),
+        objects=table.objects,
+    )  # fmt: skip
+    assert Statistics.of(turned).size == (480, 640)

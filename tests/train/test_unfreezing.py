@@ -11,13 +11,16 @@ from aligndetr.config.presets import get_preset
 from aligndetr.config.schema import Unfreezing
 from aligndetr.errors import ConfigError
 from aligndetr.model.build import build_model
+from aligndetr.train import caching
 from aligndetr.train.budget import Budget
 from aligndetr.train.state import load_state
+from aligndetr.train.views import FeatureCache
 from aligndetr.types import ImageBatch
 from systems import CPU, small
 
-# `Lab` is that of conftest.py.
+# `Lab` and `Clock` are those of conftest.py.
 Lab: TypeAlias = Any
+Clock: TypeAlias = Any
 
 
 def two_parts(lab: Lab, at: float, *, is_cached: bool = True) -> Lab:
@@ -64,6 +67,44 @@ def test_a_share_of_one_never_unfreezes(lab: Lab) -> None:
     watch = Watch(two_parts(lab, 1.0))
     two_parts(lab, 1.0).fit(Budget(epochs=2), model=watch.model)
     assert not patches(watch.model).ne(watch.before).any()
+
+
+def test_a_budget_in_minutes_unfreezes_at_its_share_of_the_time(lab: Lab, clock: Clock) -> None:
+    lab = two_parts(lab, 0.5)
+    watch = Watch(lab)
+    lab.on_forward.append(lambda: clock.advance(1.0))
+    lab.fit(Budget(minutes=2), model=watch.model)
+    position = load_state(lab.folder / "run").position
+    assert position.is_unfrozen
+    assert position.elapsed_seconds <= 120
+    trained = watch.has_changed.index(True) / len(watch.has_changed)
+    assert 0.4 < trained < 0.6
+    assert watch.has_changed == sorted(watch.has_changed)
+
+
+def test_gradients_that_are_added_up_are_not_lost(lab: Lab) -> None:
+    lab = two_parts(lab, 0.5).with_training(accumulate=2).with_data(batch_size=2)
+    watch = Watch(lab)
+    lab.fit(Budget(steps=4), model=watch.model)
+    # Two batches a step: two steps frozen, then two more of which the first changes it.
+    assert watch.has_changed == [False] * 6 + [True] * 2
+
+
+def test_cached_features_are_let_go(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FeatureCache] = []
+
+    class Watched(FeatureCache):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(caching, "FeatureCache", Watched)
+    sizes: list[int] = []
+    lab = two_parts(lab, 0.5)
+    lab.on_forward.append(lambda: sizes.append(sum(map(len, made))))
+    lab.fit(Budget(steps=4))
+    assert sizes[0] == len(lab.train)
+    assert sizes[-1] == 0
 
 
 def test_it_is_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +169,19 @@ def test_a_real_backbone_is_frozen_as_a_whole_then_in_part() -> None:
 
 def sum_of(levels: Any) -> Tensor:
     return torch.stack([level.sum() for level in levels]).sum()
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (9, "backbone.freeze: expected at most 5, the stages of .*, found 9"),
+        (5, "training.unfreeze.freeze: expected fewer than all stages, found 5"),
+    ],
+)
+def test_stages_that_do_not_exist_or_leave_nothing_are_refused(freeze: int, message: str) -> None:
+    changes = ["backbone.freeze=all", f"training.unfreeze={{freeze: {freeze}}}"]
+    with pytest.raises(ConfigError, match=message):
+        build_model(override(small("dino-r50-4scale"), changes), device=CPU)
 
 
 @pytest.mark.parametrize("preset", ["align-dino-lite", "faster-rcnn-lite"])

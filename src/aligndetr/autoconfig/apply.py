@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 import torch
 from accelerate.utils import broadcast_object_list
 
-from aligndetr.autoconfig.rules import Clock, choose
-from aligndetr.autoconfig.speed import measure_speed
+from aligndetr.autoconfig.machine import measure_room, measure_speed
+from aligndetr.autoconfig.rules import Choice, Situation, choose, choose_counts
 from aligndetr.config.codec import override
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
@@ -17,7 +18,8 @@ from aligndetr.data.statistics import Statistics
 
 def configure(
     config: AnyConfig,
-    split: Annotations,
+    train_split: Annotations,
+    val_split: Annotations,
     *,
     minutes: float | None,
     device: torch.device,
@@ -31,22 +33,28 @@ def configure(
 
     Args:
         config: With `training.autoconfig`, which the result has not: it is settled.
-        split: The images to train on.
+        train_split: The images to train on.
+        val_split: Those to evaluate on.
         minutes: Of the whole command; without them nothing is timed.
         device: Where training will run.
         given: Fields that the user has set, which stay as they are.
         say: Told in one line each.
     """
-    data = Statistics.of(split)
+    data = Statistics.of(train_split)
     say(f"autoconfig: {data}")
-    clock = None
+    counts = list(choose_counts(config, data, given))
+    settled = override(config, _assignments(counts))
+    machine = measure_room(settled, device)
     if minutes is not None:
         objects = max(1, round(data.objects / data.images))
-        clock = Clock(minutes, measure_speed(config, device, objects=objects))
-        clock = broadcast_object_list([clock])[0]
-    settled = override(config, ["training.autoconfig=false"])
-    for choice in choose(config, data, clock):
-        if not choice.values.keys() & given:
-            say(f"autoconfig: {choice}")
-            settled = override(settled, choice.assignments)
-    return settled
+        speed = measure_speed(settled, train_split, device, objects=objects)
+        machine = replace(machine, speed=speed)
+    situation = Situation(settled, data, len(val_split), machine, minutes, given)
+    choices: list[Choice] = broadcast_object_list([[*counts, *choose(situation)]])[0]
+    for choice in choices:
+        say(f"autoconfig: {choice}")
+    return override(config, ["training.autoconfig=false", *_assignments(choices)])
+
+
+def _assignments(choices: Iterable[Choice]) -> list[str]:
+    return [assignment for choice in choices for assignment in choice.assignments]

@@ -1,48 +1,43 @@
-"""The rules: what the statistics of the data and the speed of the machine say of each setting.
+"""The rules: what data, machine and minutes say of each setting.
 
 Nothing here measures or changes anything; docs/laptop.md says where the numbers come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from aligndetr.autoconfig.speed import Speed
+from aligndetr.autoconfig.machine import Machine, Speed
 from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.data.statistics import Statistics
 from aligndetr.data.transforms import LightAugmentation, fitted_size
+from aligndetr.train.views import SHARE
 
 SIDES = (192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 896, 1024)
 """Longer sides of images to choose from; the shorter side is three quarters, at most."""
-USUAL_SIDE = 384
-"""Where objects are not small."""
 SHORT_SHARE = 0.75
-NEEDED_SIDE = 16.0
-"""Pixels of the model's input that small objects should have: two cells of its finest level."""
+NEEDED_PIXELS = 16.0
+"""The side that small objects should have in the model's input: two cells of its finest level."""
 LARGEST_SCALE = 2.0
-"""Images are not blown up by more."""
-STEPS_WANTED = 450
-"""Below so many optimizer steps, smaller images are worth more than sharp ones."""
+"""Images are not blown up by more, but for the smallest of `SIDES`."""
+STEPS_WANTED, STEPS_NEEDED = 450, 150
+"""Below so many steps smaller images are worth more; below so few, also where objects get lost."""
 QUERIES_AN_OBJECT = 1.5
-FEWEST_QUERIES, MOST_QUERIES, QUERY_STEP = 100, 900, 50
-OVERHEAD_SECONDS, TRAINING_SHARE = 12.0, 0.75
-"""What a command takes for everything else, and the share of the rest that is optimizer steps."""
-CACHE_SHARE = 0.2
-"""Of the time, which one view of each image may take to cache."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A budget in minutes on a machine of some speed."""
-
-    minutes: float
-    speed: Speed
-
-    @property
-    def step_seconds(self) -> float:
-        """The time for optimizer steps."""
-        return TRAINING_SHARE * max(60 * self.minutes - OVERHEAD_SECONDS, 0.0)
+MOST_QUERIES, QUERY_STEP = 900, 50
+LEAST_STEPS = 600
+"""Of a training in epochs, whatever the size of its data."""
+OVERHEAD_SECONDS = 12.0
+"""What a command takes beside training and evaluation."""
+VIEWS_SHARE = 0.25
+"""Of the time, which caching further views takes."""
+FIRST_VIEW_SHARE = 0.2
+"""Of the time, which caching one view of each image may take."""
+EVALUATION_SHARE = 1 / 3
+"""Of a step's time behind the backbone, which an image takes to be searched."""
+TRAINED_FACTOR = 3.0
+"""Forward and backward of a trained backbone, relative to forward alone."""
 
 
 @dataclass(frozen=True)
@@ -61,84 +56,152 @@ class Choice:
         return f"{' '.join(self.assignments)}: {self.why}"
 
 
-def choose(config: AnyConfig, data: Statistics, clock: Clock | None) -> Iterator[Choice]:
-    """Yield what the data, and the clock where there is one, say that differs from `config`.
+@dataclass(frozen=True)
+class Situation:
+    """All that decides: a preset, the split to train on, the images to evaluate on, the machine.
 
-    A choice is made for the configuration with the earlier ones in it; who leaves one out, as a
-    user who has set the field does, may still take the others.
+    `minutes` of the whole command, or None where the training has a length of its own; then
+    nothing is too slow. `given` are fields that the user has set.
     """
-    if isinstance(config, Config):
-        yield from _queries(config, data)
-    side = config.data.augmentation.max_side
-    if isinstance(config.data.augmentation, LightAugmentation):
-        side, why = _side(config, data, clock)
+
+    config: AnyConfig
+    data: Statistics
+    val_images: int
+    machine: Machine
+    minutes: float | None = None
+    given: Collection[str] = ()
+
+    def pixels(self, side: int) -> int:
+        """Return the pixels of an image at a longer side."""
+        height, width = _fitted(self.data, side)
+        return height * width
+
+    def object_pixels(self, side: int) -> float:
+        """Return the side in pixels that a tenth of the objects does not reach; inf without any."""
+        share = self.data.small_share
+        return math.inf if share is None else share * math.sqrt(self.pixels(side))
+
+    def cache_problem(self, side: int) -> str | None:
+        """Return why features cannot be cached, None where they can."""
+        data, pixels = self.config.data, self.pixels(side)
+        if "data.cache_features" in self.given or data.feature_folder is not None:
+            return None
+        room = (self.data.images + self.val_images) * self.machine.feature_bytes * pixels
+        if room > SHARE * self.machine.free_bytes:
+            return f"features would take {room / 1e9:.1f} GB"
+        if self.minutes is None or self.machine.speed is None:
+            return None
+        seconds = self.data.images * self._view_seconds(self.machine.speed, pixels)
+        if seconds > FIRST_VIEW_SHARE * 60 * self.minutes:
+            return f"computing features of each image would take {seconds / 60:.1f} minutes"
+        return None
+
+    def steps(self, side: int) -> float:
+        """Return about how many optimizer steps there is time for; inf without a clock."""
+        speed, config, pixels = self.machine.speed, self.config, self.pixels(side)
+        if speed is None or self.minutes is None:
+            return math.inf
+        step, view = speed.step.seconds(pixels), self._view_seconds(speed, pixels)
+        is_cached = config.data.cache_features and self.cache_problem(side) is None
+        left = 60 * self.minutes - OVERHEAD_SECONDS
+        left -= self.val_images * (view + EVALUATION_SHARE * step)
+        if is_cached:
+            left -= max(VIEWS_SHARE * 60 * self.minutes, self.data.images * view)
+        else:
+            is_frozen = config.backbone.freeze == "all"
+            factor = 1.0 if is_frozen else TRAINED_FACTOR
+            step += speed.load_seconds + factor * speed.backbone.seconds(pixels)
+        images = config.data.batch_size * config.training.accumulate
+        return max(left, 0.0) / (images * step)
+
+    def _view_seconds(self, speed: Speed, pixels: int) -> float:
+        return speed.load_seconds + speed.backbone.seconds(pixels)
+
+
+def choose(situation: Situation) -> Iterator[Choice]:
+    """Yield what should differ from the configuration; never a field that the user has set."""
+    config, given = situation.config, situation.given
+    choices: list[Choice] = []
+    side, why = config.data.augmentation.max_side, ""
+    sides = [f"data.augmentation.{name}" for name in ("short_side", "max_side")]
+    if isinstance(config.data.augmentation, LightAugmentation) and not {*sides} & {*given}:
+        side, why = _side(situation)
         if side != config.data.augmentation.max_side:
-            sides = {"short_side": round(SHORT_SHARE * side), "max_side": side}
-            yield Choice({f"data.augmentation.{key}": value for key, value in sides.items()}, why)
-    if config.data.cache_features and clock is not None:
-        yield from _cache(data, clock, side)
+            values = (round(SHORT_SHARE * side), side)
+            choices.append(Choice(dict(zip(sides, values, strict=True)), why))
+    problem = situation.cache_problem(side) if config.data.cache_features else None
+    if problem is not None:
+        choices.append(Choice({"data.cache_features": False}, problem))
+    yield from choices
+    yield from _epochs(situation)
 
 
-def _queries(config: Config, data: Statistics) -> Iterator[Choice]:
-    """Yield more queries where images are full."""
-    wanted = QUERY_STEP * -(-int(QUERIES_AN_OBJECT * data.most_objects) // QUERY_STEP)
-    count = min(max(wanted, FEWEST_QUERIES), MOST_QUERIES)
-    if count > config.queries.count:
-        yield Choice({"queries.count": count}, f"{data.most_objects} objects in the fullest image")
+def choose_counts(
+    config: AnyConfig, data: Statistics, given: Collection[str] = ()
+) -> Iterator[Choice]:
+    """Yield more queries or proposals, and more detections, where images are full.
+
+    They come first: how long a step takes depends on them.
+    """
+    most = data.most_objects
+    wanted = min(QUERY_STEP * math.ceil(QUERIES_AN_OBJECT * most / QUERY_STEP), MOST_QUERIES)
+    field = "queries.count" if isinstance(config, Config) else "proposals.count"
+    count = config.queries.count if isinstance(config, Config) else config.proposals.count
+    counts = {field: count, "postprocess.top": config.postprocess.top}
+    values: dict[str, object] = {
+        name: wanted for name, now in counts.items() if wanted > now and name not in given
+    }
+    if values:
+        yield Choice(values, f"{most} objects in the fullest image")
 
 
-def _side(config: AnyConfig, data: Statistics, clock: Clock | None) -> tuple[int, str]:
-    """Return the longer side of the images, and why."""
-    needed = _needed_side(data)
-    wanted, why = max(needed, USUAL_SIDE), "as usual"
-    if needed > USUAL_SIDE:
-        why = f"gives small objects {_scale(data, needed) * (data.small_side or 0):.0f} pixels"
+def _side(situation: Situation) -> tuple[int, str]:
+    """Return the longer side of the images, and why.
+
+    The preset's, or what small objects need; less where images are small themselves, or where
+    time is short. What objects need is then undercut by half at most, unless there is hardly any
+    time.
+    """
+    usual, data = situation.config.data.augmentation.max_side, situation.data
+    needed = next((side for side in SIDES if _shows(situation, side, NEEDED_PIXELS)), SIDES[-1])
+    side, why = max(needed, usual), "for small objects"
     largest = max((side for side in SIDES if _scale(data, side) <= LARGEST_SCALE), default=SIDES[0])
-    if largest < wanted:
-        wanted, why = largest, f"images have {data.size[1]}x{data.size[0]} pixels themselves"
-    if clock is not None:
-        affordable = _affordable_side(config, data, clock)
-        if affordable < wanted:
-            wanted = affordable
-            why = f"leaves {clock.minutes:g} minutes about {STEPS_WANTED} steps"
-    return wanted, why
+    if largest < side:
+        side, why = largest, f"images have {data.size[1]}x{data.size[0]} pixels themselves"
+    affordable = _largest_with(situation, STEPS_WANTED)
+    if affordable < side:
+        seen = (size for size in SIDES if _shows(situation, size, NEEDED_PIXELS / 2))
+        lowest = min(next(seen, SIDES[-1]), _largest_with(situation, STEPS_NEEDED))
+        side, why = min(max(affordable, lowest), side), "for enough steps in the time"
+    pixels = situation.object_pixels(side)
+    if pixels < NEEDED_PIXELS:
+        why += f"; small objects have {pixels:.0f} pixels, which more minutes or tiles would raise"
+    elif why == "for small objects":
+        why += f", which have {pixels:.0f} pixels"
+    return side, why
 
 
-def _needed_side(data: Statistics) -> int:
-    """Return the smallest side at which small objects have the pixels that they need."""
-    if data.small_side is None:
-        return SIDES[0]
-    small = data.small_side
-    return next((side for side in SIDES if _scale(data, side) * small >= NEEDED_SIDE), SIDES[-1])
+def _shows(situation: Situation, side: int, pixels: float) -> bool:
+    return situation.object_pixels(side) >= pixels
 
 
-def _affordable_side(config: AnyConfig, data: Statistics, clock: Clock) -> int:
-    """Return the largest side at which there is time for the steps wanted."""
-    images = STEPS_WANTED * config.data.batch_size
-    cost = clock.speed.step
-    if not config.data.cache_features:
-        cost += clock.speed.backbone
-    fitting = [side for side in SIDES if images * cost * _pixels(data, side) <= clock.step_seconds]
-    return max(fitting, default=SIDES[0])
+def _largest_with(situation: Situation, steps: int) -> int:
+    """Return the largest side at which there is time for so many steps; the smallest if none."""
+    return max((side for side in SIDES if situation.steps(side) >= steps), default=SIDES[0])
 
 
-def _cache(data: Statistics, clock: Clock, side: int) -> Iterator[Choice]:
-    """Yield that there is no cache, where one view of each image would take too long."""
-    seconds = data.images * clock.speed.backbone * _pixels(data, side)
-    if seconds > CACHE_SHARE * 60 * clock.minutes:
-        yield Choice(
-            {"data.cache_features": False},
-            f"features of all {data.images} images would take about {seconds / 60:.1f} minutes",
-        )
-
-
-def _pixels(data: Statistics, side: int) -> int:
-    height, width = _fitted(data, side)
-    return height * width
+def _epochs(situation: Situation) -> Iterator[Choice]:
+    """Yield more epochs for a handful of images, where the length is counted in epochs."""
+    config, images = situation.config, situation.data.images
+    if situation.minutes is None and "training.epochs" not in situation.given:
+        batches = max(images // config.data.batch_size, 1)
+        epochs = math.ceil(LEAST_STEPS * config.training.accumulate / batches)
+        if epochs > config.training.epochs:
+            yield Choice({"training.epochs": epochs}, f"at least {LEAST_STEPS} steps")
 
 
 def _scale(data: Statistics, side: int) -> float:
-    """Return by how much an image of the median size grows."""
+    """Return by how much an image of the usual size grows."""
     return max(_fitted(data, side)) / max(data.size)
 
 

@@ -61,8 +61,14 @@ class Backbone(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.is_frozen = freeze == "all"
         stages = freeze if freeze_later is None else freeze_later
-        for parameter in frozen_parameters(network, stages):
+        frozen = frozen_parameters(network, stages)
+        for parameter in frozen:
             parameter.requires_grad_(False)
+        if freeze_later is not None and len(frozen) == len(list(network.parameters())):
+            raise ConfigError(
+                f"training.unfreeze.freeze: expected fewer than all stages, found {freeze_later}, "
+                "which leaves nothing to train; lower it, or set training.unfreeze=null"
+            )
         self._parts = tuple(network.modules())
         self._has_statistics = any(map(has_statistics, self._parts))
         self._is_depthwise = any(
@@ -178,7 +184,13 @@ def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[
         return list(network.parameters())
     if freeze == 0:
         return []
-    last_module = _stage_ends(network)[freeze - 1]
+    ends_of_stages = _stage_ends(network)
+    if freeze > len(ends_of_stages):
+        raise ConfigError(
+            f"backbone.freeze: expected at most {len(ends_of_stages)}, the stages of "
+            f"{type(network).__name__}, found {freeze}; lower it, or say all"
+        )
+    last_module = ends_of_stages[freeze - 1]
     modules = list(network.named_modules())
     ends = [index for index, (name, _) in enumerate(modules) if _is_within(name, last_module)]
     if not ends:

@@ -89,7 +89,11 @@ def overlay(config: SettingsType, path: Path) -> SettingsType:
 
 def fields_set(assignments: Sequence[str], path: Path | None = None) -> frozenset[str]:
     """Return the fields, like `a.b`, that assignments or a YAML file give, and the slots above."""
-    paths = [_split(assignment)[0] for assignment in assignments]
+    paths: list[tuple[str, ...]] = []
+    for assignment in assignments:
+        keys, value = _split(assignment)
+        below = _leaves(cast(Slot, value)) if isinstance(value, dict) else []
+        paths += [(*keys, *rest) for rest in below] or [keys]
     if path is not None:
         paths += _leaves(_read_slot(_read_text(path), str(path)))
     return frozenset(".".join(keys[: depth + 1]) for keys in paths for depth in range(len(keys)))

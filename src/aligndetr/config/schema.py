@@ -101,7 +101,8 @@ class Unfreezing(Settings):
     """When a backbone that is frozen as a whole begins to be trained, and how much of it."""
 
     at: Share = 0.5
-    """Share of the training that is done with all of it frozen, on cached features if there are."""
+    """Share of the training that is done with all of it frozen, on cached features if there are;
+    a training in epochs goes on to the end of the one under way."""
     freeze: Count = 3
     """Leading stages that stay frozen for good, counted as in `backbone.freeze`."""
 
@@ -133,8 +134,8 @@ class Training(Settings):
     """Keep only the inputs of encoder and decoder layers for the backward pass, which computes the
     rest again: less memory, more time."""
     autoconfig: bool = False
-    """Let the data, and a budget in minutes, decide on image size, queries, cache and unfreezing
-    before a training from this preset; what --set or --config gives stays as it is."""
+    """Let data, machine and minutes decide on image size, queries, cache and epochs before a
+    training from this preset; what --set or --config gives stays as it is."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations; a budget in minutes evaluates less often, and at its end."""
     tracker: Literal["none", "tensorboard"] = "none"

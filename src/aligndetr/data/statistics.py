@@ -13,10 +13,10 @@ SMALL_PERCENTILE = 10.0
 class Statistics:
     """Numbers of a split that tell what a detector for it needs.
 
-    `size` is the median height and width of its images in pixels; `most_objects` those of the
-    fullest image; `small_side` the root of the area of an object, in pixels, which a tenth of
-    the objects does not reach; None where there is no object. Crowd regions and empty boxes do not
-    count.
+    `size` are the medians of the images' shorter and longer side in pixels; `most_objects` those
+    of the fullest image; `small_share` what a tenth of the objects does not reach, of the root of
+    an object's area relative to that of its image; None where there is no object. Crowd regions
+    and empty boxes do not count.
     """
 
     images: int
@@ -24,29 +24,34 @@ class Statistics:
     size: tuple[int, int]
     objects: int
     most_objects: int
-    small_side: float | None
+    small_share: float | None
 
     @staticmethod
     def of(annotations: Annotations) -> "Statistics":
         """Count a split."""
         boxes = [annotations.targets(index)[0].numpy() for index in range(len(annotations))]
-        every = np.concatenate(boxes)
-        sides = np.sqrt((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1]))
-        height, width = np.median(annotations.images.sizes, axis=0)
+        counts = [len(some) for some in boxes]
+        every, sizes = np.concatenate(boxes), annotations.images.sizes
+        areas = (every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])
+        shares = np.sqrt(areas / sizes.prod(axis=1).repeat(counts))
+        shorter, longer = np.median(np.sort(sizes, axis=1), axis=0)
         return Statistics(
             images=len(annotations),
             classes=len(annotations.classes),
-            size=(int(height), int(width)),
+            size=(int(shorter), int(longer)),
             objects=len(every),
-            most_objects=max(map(len, boxes)),
-            small_side=float(np.percentile(sides, SMALL_PERCENTILE)) if len(sides) else None,
+            most_objects=max(counts),
+            small_share=float(np.percentile(shares, SMALL_PERCENTILE)) if len(shares) else None,
         )
 
     def __str__(self) -> str:
-        height, width = self.size
-        small = "" if self.small_side is None else f", a tenth below {self.small_side:.0f} px"
+        shorter, longer = self.size
+        small = ""
+        if self.small_share is not None:
+            pixels = self.small_share * (shorter * longer) ** 0.5
+            small = f", a tenth below {pixels:.0f} px"
         kinds = f"{self.classes} class{'es' * (self.classes != 1)}"
         return (
-            f"{self.images} images, mostly {width}x{height}; {self.objects} objects of "
+            f"{self.images} images, mostly {longer}x{shorter}; {self.objects} objects of "
             f"{kinds}{small}; {self.most_objects} in the fullest image"
         )

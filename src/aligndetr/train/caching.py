@@ -118,3 +118,11 @@ class Caching:
         weights = self.model.backbone.state_dict()
         precision = self.model.precision
         return feature_key(weights, precision, self.config, annotations, training=training)
+
+
+def let_go(train: DataLoader[Any], val: EvaluationBatches) -> None:
+    """Free the memory of cached features, to which accelerate's loaders keep references."""
+    if isinstance(train.dataset, FeatureCache):
+        train.dataset.clear()
+    if isinstance(val, list):
+        val.clear()

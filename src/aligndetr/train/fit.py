@@ -13,7 +13,7 @@ from aligndetr.data.batch import evaluation_loader, training_loader
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.model.build import Network
 from aligndetr.train.budget import Budget
-from aligndetr.train.caching import Caching
+from aligndetr.train.caching import Caching, let_go
 from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
@@ -129,7 +129,8 @@ def open_loaders(
     if data.cache_features and not is_unfrozen:
         caching = Caching(model, config, accelerator.device, log, deadline)
         views, features = caching.loaders(train, val)
-        parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth))
+        release = partial(let_go, views, features)
+        parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth, release))
     if not parts or config.training.unfreeze is not None:
         parts.append(Loaders(accelerator.prepare_data_loader(train), val, truth))
     return parts

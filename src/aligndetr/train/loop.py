@@ -7,7 +7,7 @@ accumulates gradients. Processes act alike because they decide on numbers that t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -52,11 +52,15 @@ SAVING_SPEED = 200e6
 
 @dataclass(frozen=True)
 class Loaders:
-    """Where a run's batches come from, each process's own share; `truth` is what `val` shows."""
+    """Where a run's batches come from, each process's own share; `truth` is what `val` shows.
+
+    `release` frees the memory that they take; there are no batches after that.
+    """
 
     train: DataLoader[Any]
     val: EvaluationBatches
     truth: Annotations
+    release: Callable[[], None] = lambda: None
 
 
 class Trainer:
@@ -104,7 +108,7 @@ class Trainer:
         """Prepare the step after the saved one; the time that it was saved at is used up."""
         saved.restore(self.trained, self._accelerator.process_index)
         self.position, self.budget = saved.position, saved.budget
-        if self.position.is_unfrozen:
+        if self.position.is_unfrozen and not self.position.is_finished:
             self._unfreeze()
         self._started = started - saved.position.elapsed_seconds
         self._log.continue_from(self.position)
@@ -135,8 +139,10 @@ class Trainer:
             if share >= 1:
                 self.position = replace(self.position, is_finished=True)
                 return
-            if self.budget.epochs is None and self._unfreezes_at(share):
-                break
+            if self._cuts_epoch_at(share):
+                self._unfreeze()
+                self.position = replace(self.position, epoch=self.position.epoch + 1)
+                return
             rate = factor(training.schedule, share)
             set_learning_rate(self.trained.optimizer, rate)
             terms = self._step(batch, num_targets)
@@ -152,6 +158,11 @@ class Trainer:
         epoch = self.position.epoch + 1
         self.position = replace(self.position, epoch=epoch, is_finished=is_finished)
 
+    def _cuts_epoch_at(self, share: float) -> bool:
+        """Whether the backbone is unfrozen within the epoch, as far as no gradient is pending."""
+        is_between_steps = self._accelerator.sync_gradients
+        return self.budget.epochs is None and is_between_steps and self._unfreezes_at(share)
+
     def _unfreezes_at(self, share: float) -> bool:
         unfreezing = self._config.training.unfreeze
         return unfreezing is not None and not self.position.is_unfrozen and share >= unfreezing.at
@@ -160,6 +171,8 @@ class Trainer:
         """Train the backbone too from now on, on images; cached features are let go."""
         self._log.say("training the upper stages of the backbone from now on")
         cast(Network, self.trained.network).backbone.unfreeze()
+        if self._loaders is not self._last_loaders:
+            self._loaders.release()
         self._loaders = self._last_loaders
         delay_seconds = (self._pace.slowdown - 1) * self.budget.closing_seconds
         closing_seconds = self.budget.closing_seconds + delay_seconds
@@ -239,7 +252,7 @@ class Trainer:
             best=metrics if is_best else self.position.best,
         )
         self._tick()
-        if self.budget.minutes is not None:
+        if self.budget.minutes is not None and self._loaders is self._last_loaders:
             closing_seconds = self._closing_seconds(seconds)
             self.budget = replace(self.budget, closing_seconds=closing_seconds)
             self._pace.restart()

@@ -78,6 +78,10 @@ class FeatureCache(Dataset[CachedView]):
         """Keep one more view of the image at `index`."""
         self._images.setdefault(index, []).append(view)
 
+    def clear(self) -> None:
+        """Let all views go."""
+        self._images.clear()
+
     def finish(self, *, is_complete: bool) -> FeatureCache:
         """Return the cache itself."""
         del is_complete
