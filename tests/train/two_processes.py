@@ -1,4 +1,4 @@
-"""Run by test_processes.py in each of two processes: one step of two images each."""
+"""Run by test_processes.py in each of two processes: some steps of two images each."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ from aligndetr.data.formats import open_split
 from aligndetr.train.budget import Budget
 
 
-def main(folder: Path, config: str) -> None:
+def main(folder: Path, config: str, steps: int) -> None:
     spec = importlib.util.spec_from_file_location("lab", Path(__file__).with_name("conftest.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -27,9 +27,9 @@ def main(folder: Path, config: str) -> None:
         open_split(data, "val"),
         Config.model_validate_json(config),
     )
-    lab.fit(Budget(steps=1), "two")
+    lab.fit(Budget(steps=steps), "two")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,6 +1,6 @@
 """The rules: what data, machine and minutes say of each setting.
 
-Nothing here measures or changes anything; docs/laptop.md says where the numbers come from.
+Nothing here measures or changes anything; docs/own-data.md has the rules in words.
 """
 
 from __future__ import annotations
