@@ -37,9 +37,8 @@ def test_every_preset_is_on_its_page() -> None:
 
     text = (DOCS / "presets.md").read_text()
     for name in PRESETS:
-        plain = (
-            name if name.endswith(("-released", "-lite", "-tiny")) else name.removeprefix("align-")
-        )
+        is_whole = name.endswith(("-released", "-lite", "-small", "-tiny"))
+        plain = name if is_whole else name.removeprefix("align-")
         assert f"`{plain}`" in text
 
 
