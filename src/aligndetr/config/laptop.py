@@ -21,9 +21,9 @@ def align_dino_lite() -> Config:
     """A small Align-DINO for a laptop: frozen EfficientNet-Lite0, 128 wide, 1 + 3 layers.
 
     Features of the frozen backbone are computed once and kept; see docs/own-data.md. The
-    values that differ from the paper's were measured on 205 pictures of blood cells (BCCD): one
-    positive an object and twice the class loss (AP50 +.03 after three minutes), 384 pixels,
-    averaged weights and no duplicates above IoU 0.8 (together AP50 +.02 after ten minutes).
+    reasons for its values are in docs/laptop.md: of those that differ from the paper's, one
+    positive an object and twice the class loss gave AP50 +.03 after three minutes on 205 pictures
+    of blood cells (BCCD), no duplicates above IoU 0.8 another +.01 after ten.
     """
     parent = align(dino(), k=1)
     criterion = parent.criterion.model_copy(update={"class_weight": 2.0})
