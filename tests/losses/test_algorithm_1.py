@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import algorithm_1
@@ -64,6 +64,7 @@ def test_the_criterion_equals_algorithm_1(seed, queries, counts, k, alpha, tau) 
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**31), k=st.integers(1, 3))
+@example(seed=2494, k=1)  # a kink within 1e-6
 def test_the_criterions_gradient_equals_finite_differences(seed, k) -> None:
     logits, boxes, targets = random_case(seed, 5, (2, 1))
     criterion = Criterion(classification=IABCE(), k=k)
@@ -83,7 +84,8 @@ def test_the_criterions_gradient_equals_finite_differences(seed, k) -> None:
     total = total_of(criterion.model_copy(update={"classification": constant})(output, targets))
     gradients = torch.autograd.grad(total, leaves)
     slope = sum(float((g * step).sum()) for g, step in zip(gradients, steps, strict=True))
-    numeric = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    # Losses have kinks (L1, the corners of IoU); the nearer the two sides, the rarer between them.
+    numeric = (loss(1e-8) - loss(-1e-8)) / 2e-8
 
     assert slope == pytest.approx(numeric.item(), rel=1e-4, abs=1e-5)
 
