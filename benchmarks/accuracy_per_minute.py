@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from aligndetr.data.shapes import shapes_dataset
+from aligndetr.report.history import read_history
 
 METRICS = ("AP", "AP50", "AP75")
 Trained = dict[str, float]
@@ -79,14 +80,10 @@ def train(
     ):
         subprocess.run(command, check=True, stdout=log, stderr=log)
     taken = (time.monotonic() - start) / 60
-    evaluations = [
-        line
-        for line in map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
-        if line["event"] == "eval"
-    ]
-    best = max(evaluations, key=lambda line: line["AP"])
-    trained = {name: best[name] for name in METRICS}
-    trained |= {"minutes": taken, "steps": evaluations[-1]["step"]}
+    evaluations = read_history(folder / "run").evaluations
+    best = max(evaluations, key=lambda moment: moment.values["AP"])
+    trained = {name: best.values[name] for name in METRICS}
+    trained |= {"minutes": taken, "steps": evaluations[-1].step}
     result.write_text(json.dumps(trained, indent=2) + "\n")
     sys.stderr.write(f"{folder}: AP {trained['AP']:.3f}, {taken:.2f} minutes\n")
     return trained

@@ -11,7 +11,7 @@ from aligndetr.boxes import cxcywh_to_xyxy, iou
 from aligndetr.losses.box import BoxLoss
 from aligndetr.losses.classification import IABCE, Focal, SoftmaxCE
 from aligndetr.losses.costs import SoftmaxCost
-from aligndetr.losses.criterion import Criterion
+from aligndetr.losses.criterion import Criterion, total_loss
 from aligndetr.losses.matching import Matcher
 from aligndetr.types import LayerOutput, Targets
 from predictions import TERMS, output_of, random_layer, random_targets
@@ -311,3 +311,9 @@ def test_the_eps_of_the_published_code_reaches_the_quality() -> None:
 def test_values_that_make_no_sense_are_refused(field, value, message) -> None:
     with pytest.raises(ValidationError, match=message):
         Criterion.model_validate({field: value})
+
+
+def test_the_total_is_the_sum_of_the_terms() -> None:
+    terms = {"a": torch.tensor(1.5, requires_grad=True), "b": torch.tensor(2.0)}
+    assert total_loss(terms).item() == 3.5
+    assert total_loss(terms).requires_grad

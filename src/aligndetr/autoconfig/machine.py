@@ -6,19 +6,24 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
 import torch
 
 from aligndetr.config.codec import override
-from aligndetr.config.schema import AnyConfig
+from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.images import read_image
+from aligndetr.data.noise import noise_images, noise_targets
 from aligndetr.errors import DatasetError
+from aligndetr.losses.criterion import total_loss
 from aligndetr.model.build import Network, build_backbone, build_model
 from aligndetr.precision import resolve_precision
 from aligndetr.train.memory import keep_heap
-from aligndetr.types import Features, ImageBatch, Targets
+from aligndetr.types import Features, Targets
+
+Result = TypeVar("Result")
 
 PROBE_SIZES = ((192, 256), (288, 384))
 """Heights and widths of the images that are timed."""
@@ -96,7 +101,7 @@ def measure_speed(
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators):
         torch.manual_seed(0)
-        plain = override(config, ["compile=false"]) if config.type == "detr" else config
+        plain = override(config, ["compile=false"]) if isinstance(config, Config) else config
         model, _ = build_model(plain, device=device, pretrained=False)
         times = [_timed(model, plain, size, device, objects) for size in PROBE_SIZES]
     pixels = [height * width for height, width in PROBE_SIZES]
@@ -111,40 +116,35 @@ def _timed(
 ) -> tuple[float, float]:
     """Return the seconds of an image in the backbone, and in a step behind it."""
     batch = config.data.batch_size
-    pixels, sizes = torch.randn(batch, 3, *size), torch.tensor([size] * batch)
-    images = ImageBatch(pixels.to(device), None, sizes.to(device))
-    targets = _some_targets(batch, objects, config.num_classes).to(device)
+    images = noise_images(batch, size).to(device)
+    targets = noise_targets(batch, objects, config.num_classes).to(device)
     with torch.no_grad():
         model.eval()
-        backbone = _best_seconds(lambda: model.features(images), device)
-        features = model.features(images)
+        backbone, features = _best_seconds(lambda: model.features(images), device)
     model.train()
-    step = _best_seconds(lambda: _train(model, config, features, targets), device)
+    step, _ = _best_seconds(lambda: _train(model, config, features, targets), device)
     return backbone / batch, step / batch
-
-
-def _some_targets(images: int, objects: int, classes: int) -> Targets:
-    boxes = torch.cat((0.2 + 0.6 * torch.rand(objects, 2), 0.05 + 0.2 * torch.rand(objects, 2)), 1)
-    labels = torch.randint(0, classes, (objects,))
-    return Targets.pack([boxes] * images, [labels] * images)
 
 
 def _train(model: Network, config: AnyConfig, features: Features, targets: Targets) -> None:
     output = model(features, targets)
     terms = config.criterion(output, targets, num_targets=float(max(len(targets.labels), 1)))
-    torch.stack(list(terms.values())).sum().backward()
+    total_loss(terms).backward()
     model.zero_grad()
 
 
-def _best_seconds(run: Callable[[], object], device: torch.device) -> float:
-    seconds: list[float] = []
-    for _ in range(1 + TIMED):
-        start = time.monotonic()
-        run()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        seconds.append(time.monotonic() - start)
-    return min(seconds[1:])
+def _best_seconds(run: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Return the time of the fastest run after the first, and what the first returned."""
+    first, _ = _timed_run(run, device)
+    return min(_timed_run(run, device)[1] for _ in range(TIMED)), first
+
+
+def _timed_run(run: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    start = time.monotonic()
+    result = run()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return result, time.monotonic() - start
 
 
 def _load_seconds(split: Annotations) -> float:

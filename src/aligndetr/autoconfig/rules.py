@@ -13,6 +13,7 @@ from aligndetr.autoconfig.machine import Machine, Speed
 from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.data.statistics import Statistics
 from aligndetr.data.transforms import LightAugmentation, fitted_size
+from aligndetr.train.fit import CACHE_SHARE
 from aligndetr.train.views import SHARE
 
 SIDES = (192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 896, 1024)
@@ -30,8 +31,6 @@ LEAST_STEPS = 600
 """Of a training in epochs, whatever the size of its data."""
 OVERHEAD_SECONDS = 12.0
 """What a command takes beside training and evaluation."""
-VIEWS_SHARE = 0.25
-"""Of the time, which caching further views takes."""
 FIRST_VIEW_SHARE = 0.2
 """Of the time, which caching one view of each image may take."""
 EVALUATION_SHARE = 1 / 3
@@ -106,7 +105,7 @@ class Situation:
         left = 60 * self.minutes - OVERHEAD_SECONDS
         left -= self.val_images * (view + EVALUATION_SHARE * step)
         if is_cached:
-            left -= max(VIEWS_SHARE * 60 * self.minutes, self.data.images * view)
+            left -= max(CACHE_SHARE * 60 * self.minutes, self.data.images * view)
         else:
             is_frozen = config.backbone.freeze == "all"
             factor = 1.0 if is_frozen else TRAINED_FACTOR
@@ -121,18 +120,16 @@ class Situation:
 def choose(situation: Situation) -> Iterator[Choice]:
     """Yield what should differ from the configuration; never a field that the user has set."""
     config, given = situation.config, situation.given
-    choices: list[Choice] = []
     side, why = config.data.augmentation.max_side, ""
     sides = [f"data.augmentation.{name}" for name in ("short_side", "max_side")]
     if isinstance(config.data.augmentation, LightAugmentation) and not {*sides} & {*given}:
         side, why = _side(situation)
         if side != config.data.augmentation.max_side:
             values = (round(SHORT_SHARE * side), side)
-            choices.append(Choice(dict(zip(sides, values, strict=True)), why))
+            yield Choice(dict(zip(sides, values, strict=True)), why)
     problem = situation.cache_problem(side) if config.data.cache_features else None
     if problem is not None:
-        choices.append(Choice({"data.cache_features": False}, problem))
-    yield from choices
+        yield Choice({"data.cache_features": False}, problem)
     yield from _epochs(situation)
 
 

@@ -89,22 +89,19 @@ def overlay(config: SettingsType, path: Path) -> SettingsType:
 
 def fields_set(assignments: Sequence[str], path: Path | None = None) -> frozenset[str]:
     """Return the fields, like `a.b`, that assignments or a YAML file give, and the slots above."""
-    paths: list[tuple[str, ...]] = []
-    for assignment in assignments:
-        keys, value = _split(assignment)
-        below = _leaves(cast(Slot, value)) if isinstance(value, dict) else []
-        paths += [(*keys, *rest) for rest in below] or [keys]
+    given = [_split(assignment) for assignment in assignments]
+    paths = [(*keys, *below) for keys, value in given for below in _leaves(value)]
     if path is not None:
         paths += _leaves(_read_slot(_read_text(path), str(path)))
     return frozenset(".".join(keys[: depth + 1]) for keys in paths for depth in range(len(keys)))
 
 
-def _leaves(slot: Slot) -> list[tuple[str, ...]]:
-    leaves: list[tuple[str, ...]] = []
-    for name, value in slot.items():
-        below = _leaves(cast(Slot, value)) if isinstance(value, dict) else []
-        leaves += [(name, *keys) for keys in below] or [(name,)]
-    return leaves
+def _leaves(value: object) -> list[tuple[str, ...]]:
+    """Return the keys that lead to each value within a slot; none lead to a value by itself."""
+    if not isinstance(value, dict) or not value:
+        return [()]
+    slot = cast(Slot, value)
+    return [(name, *below) for name, inner in slot.items() for below in _leaves(inner)]
 
 
 def _read_text(path: Path) -> str:

@@ -188,6 +188,11 @@ class Annotations:
         """The rows of the images that have at least one object to train on."""
         return np.unique(self.objects.images[self._is_target])
 
+    @property
+    def target_boxes(self) -> tuple[IntArray, FloatArray]:
+        """All that is trained on: rows of the images (n,), and boxes (n, 4) as in `targets`."""
+        return self.objects.images[self._is_target], self._clipped[self._is_target]
+
     def size(self, index: int) -> tuple[int, int]:
         """Return the height and width that the file gives image `index`."""
         height, width = self.images.sizes[index].tolist()

@@ -29,18 +29,17 @@ class Statistics:
     @staticmethod
     def of(annotations: Annotations) -> "Statistics":
         """Count a split."""
-        boxes = [annotations.targets(index)[0].numpy() for index in range(len(annotations))]
-        counts = [len(some) for some in boxes]
-        every, sizes = np.concatenate(boxes), annotations.images.sizes
-        areas = (every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])
-        shares = np.sqrt(areas / sizes.prod(axis=1).repeat(counts))
+        rows, boxes = annotations.target_boxes
+        sizes = annotations.images.sizes
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        shares = np.sqrt(areas / sizes.prod(axis=1)[rows])
         shorter, longer = np.median(np.sort(sizes, axis=1), axis=0)
         return Statistics(
             images=len(annotations),
             classes=len(annotations.classes),
             size=(int(shorter), int(longer)),
-            objects=len(every),
-            most_objects=max(counts),
+            objects=len(boxes),
+            most_objects=int(np.bincount(rows, minlength=1).max()),
             small_share=float(np.percentile(shares, SMALL_PERCENTILE)) if len(shares) else None,
         )
 

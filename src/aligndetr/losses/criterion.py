@@ -4,6 +4,7 @@ For each query group and layer: match -> IoU -> quality -> prime weight -> class
 All layers of a group are computed together: (layer, image) are the rows of one larger batch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -235,3 +236,8 @@ def _for_all_layers(pairs: Assignment, layers: int, images: int) -> Assignment:
     return Assignment(
         (pairs.image + offset).flatten(), pairs.query.repeat(layers), pairs.target.repeat(layers)
     )
+
+
+def total_loss(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return what is minimised: the sum of the terms, whose weights are in them."""
+    return torch.stack(list(terms.values())).sum()

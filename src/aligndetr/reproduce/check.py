@@ -7,9 +7,10 @@ import math
 import torch
 
 from aligndetr.config.schema import AnyConfig
+from aligndetr.data.noise import noise_images, noise_targets
+from aligndetr.losses.criterion import total_loss
 from aligndetr.model.build import build_model
 from aligndetr.train.optimizer import build_optimizer
-from aligndetr.types import ImageBatch, Targets
 
 SIZE_HW = (64, 96)
 IMAGES = 2
@@ -30,9 +31,10 @@ def one_step(config: AnyConfig) -> float:
         network, _ = build_model(plain, device=CPU, pretrained=False)
         network.train()
         optimizer = build_optimizer(network, plain.training)
-        images, targets = _images(), _targets(config.num_classes)
+        images = noise_images(IMAGES, SIZE_HW)
+        targets = noise_targets(IMAGES, OBJECTS, config.num_classes)
         terms = config.criterion(network(images, targets), targets)
-    loss = torch.stack(list(terms.values())).sum()
+    loss = total_loss(terms)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm)
     value = float(loss.detach())
@@ -47,15 +49,3 @@ def one_step(config: AnyConfig) -> float:
 
 def _gradient_size(parameter: torch.nn.Parameter) -> float:
     return 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
-
-
-def _images() -> ImageBatch:
-    height, width = SIZE_HW
-    sizes = torch.tensor([SIZE_HW] * IMAGES)
-    return ImageBatch(torch.randn(IMAGES, 3, height, width), None, sizes)
-
-
-def _targets(num_classes: int) -> Targets:
-    boxes = torch.rand(IMAGES, OBJECTS, 4) * 0.3 + 0.3  # centre and size between .3 and .6
-    labels = torch.randint(num_classes, (IMAGES, OBJECTS))
-    return Targets.pack(list(boxes), list(labels))

@@ -25,6 +25,7 @@ from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import set_epoch
 from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import Results, collect, merge, score
+from aligndetr.losses.criterion import total_loss
 from aligndetr.model.build import Network
 from aligndetr.model.postprocess import detect_with
 from aligndetr.train.budget import Budget, Pace
@@ -171,11 +172,9 @@ class Trainer:
         """Train the backbone too from now on, on images; cached features are let go."""
         self._log.say("training the upper stages of the backbone from now on")
         cast(Network, self.trained.network).backbone.unfreeze()
-        if self._loaders is not self._last_loaders:
-            self._loaders.release()
+        self._loaders.release()
         self._loaders = self._last_loaders
-        delay_seconds = (self._pace.slowdown - 1) * self.budget.closing_seconds
-        closing_seconds = self.budget.closing_seconds + delay_seconds
+        closing_seconds = self._pace.slowdown * self.budget.closing_seconds
         self.budget = replace(self.budget, closing_seconds=closing_seconds)
         self._pace = Pace()  # steps are longer for another reason
         self.position = replace(self.position, is_unfrozen=True)
@@ -186,7 +185,7 @@ class Trainer:
             output = self._model(batch.images, batch.targets)
             terms = self._config.criterion(output, batch.targets, num_targets=max(num_targets, 1.0))
             self._finite.note(terms, batch.image_ids, step=self.position.step)
-            self._accelerator.backward(torch.stack(list(terms.values())).sum())
+            self._accelerator.backward(total_loss(terms))
             if self._accelerator.sync_gradients:
                 self._update()
         return terms
