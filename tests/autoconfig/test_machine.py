@@ -32,7 +32,6 @@ def test_room_is_that_of_the_maps(shapes: Path) -> None:
     room = measure_room(config, CPU)
     assert room.feature_bytes == 4 * (40 / 8**2 + 112 / 16**2 + 320 / 32**2)
     assert room.free_bytes > 0
-    assert room.speed is None
 
 
 @pytest.mark.parametrize("preset", ["align-dino-lite", "faster-rcnn-lite"])

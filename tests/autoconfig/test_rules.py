@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from aligndetr.autoconfig.machine import Line, Machine, Speed
+from aligndetr.autoconfig.machine import Line, Room, Speed
 from aligndetr.autoconfig.rules import (
     LEAST_STEPS,
     MOST_QUERIES,
@@ -12,6 +12,7 @@ from aligndetr.autoconfig.rules import (
     STEPS_NEEDED,
     STEPS_WANTED,
     Choice,
+    Clock,
     Situation,
     choose,
     choose_counts,
@@ -27,9 +28,15 @@ SIDE = "data.augmentation.max_side"
 SETTLING = [name for name in PRESETS if get_preset(name).training.autoconfig]
 
 
-def machine(backbone: float = 1e-9, step: float = 1e-9, load: float = 0.0) -> Machine:
-    """Return one with much room, and these times in seconds a pixel."""
-    return Machine(300 / 64, 1e12, Speed(Line(0, backbone), Line(0, step), load))
+ROOM = Room(300 / 64, 1e12)
+
+
+def timed(backbone: float = 1e-9, step: float = 1e-9, load: float = 0.0) -> Speed:
+    """Return a speed of these times in seconds a pixel; `load` in seconds an image."""
+    return Speed(Line(0, backbone), Line(0, step), load)
+
+
+FAST = timed()
 
 
 def chosen(
@@ -37,11 +44,13 @@ def chosen(
     config: AnyConfig = LITE,
     *,
     given: Collection[str] = ("training.epochs",),
-    room: Machine | None = None,
+    room: Room = ROOM,
+    speed: Speed = FAST,
     minutes: float | None = None,
     val_images: int = 87,
 ) -> dict[str, object]:
-    situation = Situation(config, data, val_images, room or machine(), minutes, given)
+    clock = None if minutes is None else Clock(minutes, speed)
+    situation = Situation(config, data, val_images, room, clock, given)
     found: dict[str, object] = {}
     for choice in choose(situation):
         assert choice.why
@@ -90,7 +99,7 @@ def test_small_objects_have_larger_images(small_share: float) -> None:
     data = replace(CELLS, size=(3000, 4000), small_share=small_share)
     side = chosen(data)[SIDE]
     assert isinstance(side, int)
-    situation = Situation(LITE, data, 87, machine())
+    situation = Situation(LITE, data, 87, ROOM)
     assert situation.object_pixels(side) >= NEEDED_PIXELS or side == SIDES[-1]
     smaller = max(size for size in SIDES if size < side)
     assert situation.object_pixels(smaller) < NEEDED_PIXELS
@@ -98,7 +107,7 @@ def test_small_objects_have_larger_images(small_share: float) -> None:
 
 def test_objects_that_stay_small_are_said() -> None:
     data = replace(CELLS, size=(3000, 4000), small_share=0.008)
-    (choice,) = choose(Situation(LITE, data, 87, machine(), given=["training.epochs"]))
+    (choice,) = choose(Situation(LITE, data, 87, ROOM, given=["training.epochs"]))
     assert choice.values[SIDE] == SIDES[-1]
     assert "small objects have 7 pixels, which more minutes or tiles would raise" in choice.why
 
@@ -110,27 +119,27 @@ def test_small_images_are_enlarged_by_no_more_than_twice() -> None:
 
 
 def test_portraits_are_like_landscapes() -> None:
-    situation = Situation(LITE, CELLS, 87, machine())
+    situation = Situation(LITE, CELLS, 87, ROOM)
     assert situation.pixels(384) == 384 * 288
 
 
 def test_little_time_makes_images_smaller_until_the_steps_fit() -> None:
-    slow = machine(step=5e-7)
-    side = chosen(room=slow, minutes=3.0)[SIDE]
+    slow = timed(step=5e-7)
+    side = chosen(speed=slow, minutes=3.0)[SIDE]
     assert isinstance(side, int)
     assert SIDES[0] < side < 384
-    situation = Situation(LITE, CELLS, 87, slow, 3.0)
+    situation = Situation(LITE, CELLS, 87, ROOM, Clock(3.0, slow))
     larger = min(size for size in SIDES if size > side)
     assert situation.steps(side) >= STEPS_WANTED > situation.steps(larger)
-    assert SIDE not in chosen(room=slow, minutes=60.0)
+    assert SIDE not in chosen(speed=slow, minutes=60.0)
 
 
 def test_small_objects_stay_visible_where_there_is_any_time() -> None:
     tiny = replace(CELLS, size=(3000, 4000), small_share=0.03)
-    room = machine(step=8e-7)
-    side = chosen(tiny, room=room, minutes=3.0)[SIDE]
+    slow = timed(step=8e-7)
+    side = chosen(tiny, speed=slow, minutes=3.0)[SIDE]
     assert isinstance(side, int)
-    situation = Situation(LITE, tiny, 87, room, 3.0)
+    situation = Situation(LITE, tiny, 87, ROOM, Clock(3.0, slow))
     assert situation.object_pixels(side) >= NEEDED_PIXELS / 2
     assert STEPS_NEEDED <= situation.steps(side) < STEPS_WANTED
 
@@ -140,41 +149,42 @@ def test_no_time_at_all_has_the_smallest_images() -> None:
 
 
 def test_more_to_evaluate_leaves_less_to_train() -> None:
-    room = machine(step=2e-7, backbone=1e-7)
-    assert SIDE not in chosen(room=room, minutes=6.0)
-    assert SIDE in chosen(room=room, minutes=6.0, val_images=12_000)
+    speed = timed(step=2e-7, backbone=1e-7)
+    assert SIDE not in chosen(speed=speed, minutes=6.0)
+    assert SIDE in chosen(speed=speed, minutes=6.0, val_images=12_000)
 
 
 def test_many_images_are_not_cached() -> None:
-    many, room = replace(CELLS, images=20_000), machine(backbone=5e-7)
-    assert chosen(many, room=room, minutes=10.0)["data.cache_features"] is False
+    many, speed = replace(CELLS, images=20_000), timed(backbone=5e-7)
+    assert chosen(many, speed=speed, minutes=10.0)["data.cache_features"] is False
     assert "data.cache_features" not in chosen(many)  # time does not count
-    assert "data.cache_features" not in chosen(room=room, minutes=10.0)
-    loading = machine(load=0.05)  # seconds an image
-    assert chosen(many, room=loading, minutes=10.0)["data.cache_features"] is False
+    assert "data.cache_features" not in chosen(speed=speed, minutes=10.0)
+    loading = timed(load=0.05)  # seconds an image
+    assert chosen(many, speed=loading, minutes=10.0)["data.cache_features"] is False
     uncached = override(LITE, ["data.cache_features=false"])
-    assert "data.cache_features" not in chosen(many, uncached, room=room, minutes=10.0)
+    assert "data.cache_features" not in chosen(many, uncached, speed=speed, minutes=10.0)
 
 
 def test_features_without_room_are_not_cached() -> None:
-    room = replace(machine(), free_bytes=1e8)
+    room = replace(ROOM, free_bytes=1e8)
     assert chosen(room=room)["data.cache_features"] is False
     in_files = override(LITE, ["data.feature_folder=features"])
     assert chosen(config=in_files, room=room) == {}
 
 
 def test_without_a_cache_the_backbone_takes_its_time_of_every_step() -> None:
-    room = machine(backbone=6e-7, step=1e-8)
+    speed = timed(backbone=6e-7, step=1e-8)
     uncached = override(LITE, ["data.cache_features=false"])
-    assert SIDE in chosen(config=uncached, room=room, minutes=3.0)
-    assert SIDE not in chosen(room=room, minutes=3.0)
+    assert SIDE in chosen(config=uncached, speed=speed, minutes=3.0)
+    assert SIDE not in chosen(speed=speed, minutes=3.0)
 
 
 def test_a_trained_backbone_takes_longer() -> None:
     trained = override(LITE, ["data.cache_features=false", "backbone.freeze=3"])
     frozen = override(LITE, ["data.cache_features=false"])
+    clock = Clock(3.0, FAST)
     one, other = (
-        Situation(config, CELLS, 87, machine(), 3.0).steps(384) for config in (trained, frozen)
+        Situation(config, CELLS, 87, ROOM, clock).steps(384) for config in (trained, frozen)
     )
     assert one < other
 
@@ -182,19 +192,19 @@ def test_a_trained_backbone_takes_longer() -> None:
 def test_accumulated_batches_are_one_step() -> None:
     four = override(LITE, ["training.accumulate=4"])
     one, other = (
-        Situation(config, CELLS, 87, machine(), 3.0).steps(384) for config in (LITE, four)
+        Situation(config, CELLS, 87, ROOM, Clock(3.0, FAST)).steps(384) for config in (LITE, four)
     )
     assert one == pytest.approx(4 * other)
 
 
 def test_what_is_given_stays_and_counts() -> None:
-    many, room = replace(CELLS, images=5_000), machine(backbone=3e-7, step=2e-7)
+    many, speed = replace(CELLS, images=5_000), timed(backbone=3e-7, step=2e-7)
     small = override(LITE, ["data.augmentation.short_side=96", "data.augmentation.max_side=128"])
     given = ["data.augmentation.max_side", "training.epochs"]
-    assert chosen(many, small, given=given, room=room, minutes=10.0) == {}
-    assert chosen(many, room=room, minutes=10.0)["data.cache_features"] is False
+    assert chosen(many, small, given=given, speed=speed, minutes=10.0) == {}
+    assert chosen(many, speed=speed, minutes=10.0)["data.cache_features"] is False
     cached = ["data.cache_features"]
-    assert "data.cache_features" not in chosen(many, given=cached, room=room, minutes=10.0)
+    assert "data.cache_features" not in chosen(many, given=cached, speed=speed, minutes=10.0)
 
 
 def test_a_handful_of_images_has_more_epochs() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 
 import torch
 from accelerate.utils import broadcast_object_list
 
 from aligndetr.autoconfig.machine import measure_room, measure_speed
-from aligndetr.autoconfig.rules import Choice, Situation, choose, choose_counts
+from aligndetr.autoconfig.rules import Choice, Clock, Situation, choose, choose_counts
 from aligndetr.config.codec import override
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
@@ -44,12 +43,11 @@ def configure(
     say(f"autoconfig: {data}")
     counts = list(choose_counts(config, data, given))
     settled = override(config, _assignments(counts))
-    machine = measure_room(settled, device)
+    room, clock = measure_room(settled, device), None
     if minutes is not None:
         objects = max(1, round(data.objects / data.images))
-        speed = measure_speed(settled, train_split, device, objects=objects)
-        machine = replace(machine, speed=speed)
-    situation = Situation(settled, data, len(val_split), machine, minutes, given)
+        clock = Clock(minutes, measure_speed(settled, train_split, device, objects=objects))
+    situation = Situation(settled, data, len(val_split), room, clock, given)
     choices: list[Choice] = broadcast_object_list([[*counts, *choose(situation)]])[0]
     for choice in choices:
         say(f"autoconfig: {choice}")

@@ -65,21 +65,20 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Room for features, `feature_bytes` for a pixel of an image; `speed` where it was measured."""
+class Room:
+    """What the features of an image take, for each of its pixels, and what they have."""
 
     feature_bytes: float
     free_bytes: float
-    speed: Speed | None = None
 
 
-def measure_room(config: AnyConfig, device: torch.device) -> Machine:
+def measure_room(config: AnyConfig, device: torch.device) -> Room:
     """Return how much room features take and have here; nothing is timed."""
     backbone, _ = build_backbone(config, pretrained=False)
     levels = zip(backbone.channels, backbone.strides, strict=True)
     values = sum(channels / stride**2 for channels, stride in levels)
     size = 2 if resolve_precision(config.precision, device) == torch.bfloat16 else 4
-    return Machine(size * values, float(psutil.virtual_memory().available))
+    return Room(size * values, float(psutil.virtual_memory().available))
 
 
 def measure_speed(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from aligndetr.autoconfig.machine import Machine, Speed
+from aligndetr.autoconfig.machine import Room, Speed
 from aligndetr.config.schema import AnyConfig, Config
 from aligndetr.data.statistics import Statistics
 from aligndetr.data.transforms import LightAugmentation, fitted_size
@@ -56,18 +56,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """The time of the whole command, and how fast the machine is."""
+
+    minutes: float
+    speed: Speed
+
+
+@dataclass(frozen=True)
 class Situation:
     """All that decides: a preset, the split to train on, the images to evaluate on, the machine.
 
-    `minutes` of the whole command, or None where the training has a length of its own; then
-    nothing is too slow. `given` are fields that the user has set.
+    Without a `clock` the training has a length of its own, and nothing is too slow. `given` are
+    fields that the user has set.
     """
 
     config: AnyConfig
     data: Statistics
     val_images: int
-    machine: Machine
-    minutes: float | None = None
+    room: Room
+    clock: Clock | None = None
     given: Collection[str] = ()
 
     def pixels(self, side: int) -> int:
@@ -85,36 +93,34 @@ class Situation:
         data, pixels = self.config.data, self.pixels(side)
         if "data.cache_features" in self.given or data.feature_folder is not None:
             return None
-        room = (self.data.images + self.val_images) * self.machine.feature_bytes * pixels
-        if room > SHARE * self.machine.free_bytes:
-            return f"features would take {room / 1e9:.1f} GB"
-        if self.minutes is None or self.machine.speed is None:
+        size = (self.data.images + self.val_images) * self.room.feature_bytes * pixels
+        if size > SHARE * self.room.free_bytes:
+            return f"features would take {size / 1e9:.1f} GB"
+        if self.clock is None:
             return None
-        seconds = self.data.images * self._view_seconds(self.machine.speed, pixels)
-        if seconds > FIRST_VIEW_SHARE * 60 * self.minutes:
+        seconds = self.data.images * _view_seconds(self.clock.speed, pixels)
+        if seconds > FIRST_VIEW_SHARE * 60 * self.clock.minutes:
             return f"computing features of each image would take {seconds / 60:.1f} minutes"
         return None
 
     def steps(self, side: int) -> float:
         """Return about how many optimizer steps there is time for; inf without a clock."""
-        speed, config, pixels = self.machine.speed, self.config, self.pixels(side)
-        if speed is None or self.minutes is None:
+        if self.clock is None:
             return math.inf
-        step, view = speed.step.seconds(pixels), self._view_seconds(speed, pixels)
+        config, pixels = self.config, self.pixels(side)
+        available, speed = 60 * self.clock.minutes, self.clock.speed
+        step, view = speed.step.seconds(pixels), _view_seconds(speed, pixels)
         is_cached = config.data.cache_features and self.cache_problem(side) is None
-        left = 60 * self.minutes - OVERHEAD_SECONDS
+        left = available - OVERHEAD_SECONDS
         left -= self.val_images * (view + EVALUATION_SHARE * step)
         if is_cached:
-            left -= max(CACHE_SHARE * 60 * self.minutes, self.data.images * view)
+            left -= max(CACHE_SHARE * available, self.data.images * view)
         else:
             is_frozen = config.backbone.freeze == "all"
             factor = 1.0 if is_frozen else TRAINED_FACTOR
             step += speed.load_seconds + factor * speed.backbone.seconds(pixels)
         images = config.data.batch_size * config.training.accumulate
         return max(left, 0.0) / (images * step)
-
-    def _view_seconds(self, speed: Speed, pixels: int) -> float:
-        return speed.load_seconds + speed.backbone.seconds(pixels)
 
 
 def choose(situation: Situation) -> Iterator[Choice]:
@@ -190,11 +196,16 @@ def _largest_with(situation: Situation, steps: int) -> int:
 def _epochs(situation: Situation) -> Iterator[Choice]:
     """Yield more epochs for a handful of images, where the length is counted in epochs."""
     config, images = situation.config, situation.data.images
-    if situation.minutes is None and "training.epochs" not in situation.given:
+    if situation.clock is None and "training.epochs" not in situation.given:
         batches = max(images // config.data.batch_size, 1)
         epochs = math.ceil(LEAST_STEPS * config.training.accumulate / batches)
         if epochs > config.training.epochs:
             yield Choice({"training.epochs": epochs}, f"at least {LEAST_STEPS} steps")
+
+
+def _view_seconds(speed: Speed, pixels: int) -> float:
+    """Return the time that the features of an image take, from its file on."""
+    return speed.load_seconds + speed.backbone.seconds(pixels)
 
 
 def _scale(data: Statistics, side: int) -> float:
