@@ -26,6 +26,18 @@ def test_feedforward_normalises_the_residual_sum():
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
 
 
+def test_feedforward_copies_no_gradient():
+    """Changing a view in place makes autograd fill and copy a tensor as large as the hidden one."""
+    out = FeedForward(8, 16)(torch.randn(2, 3, 8))
+    nodes, names = [out.grad_fn], set[str]()
+    while nodes:
+        if node := nodes.pop():
+            names.add(node.name())
+            nodes += [following for following, _ in node.next_functions]
+    assert "ReluBackward0" in names
+    assert "CopySlices" not in names
+
+
 WIDEST = CHUNK // 100  # so that chunks have 100 rows of one image
 
 

@@ -77,5 +77,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        hidden = self.dropout(self.activation(self.expand(x)))
-        return self.norm(x + self.dropout(self.contract(hidden)))
+        rows = x.flatten(0, -2)  # of more dimensions, what is changed in place would be a view,
+        hidden = self.dropout(self.activation(self.expand(rows)))  # whose gradient is copied
+        return self.norm(x + self.dropout(self.contract(hidden)).view_as(x))
