@@ -82,14 +82,14 @@ TREE = [
     (
         "align-dino-lite",
         "align-dino-r50-4scale",
-        "width heads backbone neck position encoder queries decoder postprocess criterion data "
-        "training",
+        "width heads backbone neck position encoder queries decoder denoising postprocess "
+        "criterion data training",
     ),
     ("align-dino-tiny", "align-dino-lite", "encoder data training"),
     (
         "align-dino-small",
         "align-dino-lite",
-        "width heads backbone encoder queries decoder data training",
+        "width heads backbone encoder queries decoder denoising data training",
     ),
 ]
 
