@@ -63,6 +63,10 @@ class Speed:
     step: Line
     load_seconds: float
 
+    def view_seconds(self, pixels: int) -> float:
+        """Return the time that the features of an image of so many pixels take, from its file."""
+        return self.load_seconds + self.backbone.seconds(pixels)
+
 
 @dataclass(frozen=True)
 class Room:

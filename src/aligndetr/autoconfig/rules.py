@@ -62,6 +62,11 @@ class Clock:
     minutes: float
     speed: Speed
 
+    @property
+    def seconds(self) -> float:
+        """The same time in seconds."""
+        return 60 * self.minutes
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -98,8 +103,8 @@ class Situation:
             return f"features would take {size / 1e9:.1f} GB"
         if self.clock is None:
             return None
-        seconds = self.data.images * _view_seconds(self.clock.speed, pixels)
-        if seconds > FIRST_VIEW_SHARE * 60 * self.clock.minutes:
+        seconds = self.data.images * self.clock.speed.view_seconds(pixels)
+        if seconds > FIRST_VIEW_SHARE * self.clock.seconds:
             return f"computing features of each image would take {seconds / 60:.1f} minutes"
         return None
 
@@ -108,8 +113,8 @@ class Situation:
         if self.clock is None:
             return math.inf
         config, pixels = self.config, self.pixels(side)
-        available, speed = 60 * self.clock.minutes, self.clock.speed
-        step, view = speed.step.seconds(pixels), _view_seconds(speed, pixels)
+        available, speed = self.clock.seconds, self.clock.speed
+        step, view = speed.step.seconds(pixels), speed.view_seconds(pixels)
         is_cached = config.data.cache_features and self.cache_problem(side) is None
         left = available - OVERHEAD_SECONDS
         left -= self.val_images * (view + EVALUATION_SHARE * step)
@@ -201,11 +206,6 @@ def _epochs(situation: Situation) -> Iterator[Choice]:
         epochs = math.ceil(LEAST_STEPS * config.training.accumulate / batches)
         if epochs > config.training.epochs:
             yield Choice({"training.epochs": epochs}, f"at least {LEAST_STEPS} steps")
-
-
-def _view_seconds(speed: Speed, pixels: int) -> float:
-    """Return the time that the features of an image take, from its file on."""
-    return speed.load_seconds + speed.backbone.seconds(pixels)
 
 
 def _scale(data: Statistics, side: int) -> float:

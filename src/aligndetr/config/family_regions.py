@@ -44,6 +44,6 @@ def faster_rcnn_lite() -> RegionConfig:
         head=RegionHead(hidden=256, samples=128),
         data=rival.data,
         training=rival.training.model_copy(
-            update={"learning_rate": 8e-4, "schedule": CosineSchedule(warmup=0.05)}
+            update={"learning_rate": 8e-4, "schedule": CosineSchedule()}
         ),
     )

@@ -59,7 +59,7 @@ def align_dino_lite() -> Config:
                 epochs=40,
                 learning_rate=1.4e-3,
                 clip_norm=1.0,
-                schedule=CosineSchedule(floor=0.2, warmup=0.05),
+                schedule=CosineSchedule(floor=0.2),
                 ema=0.99,
                 autoconfig=True,
             ),
@@ -85,7 +85,7 @@ def align_dino_tiny() -> Config:
             "training": parent.training.model_copy(
                 update={
                     "learning_rate": 1.2e-3,
-                    "schedule": CosineSchedule(warmup=0.05),
+                    "schedule": CosineSchedule(),
                     "autoconfig": False,
                 }
             ),
@@ -120,7 +120,7 @@ def align_dino_small() -> Config:
                 update={
                     "epochs": 36,
                     "learning_rate": 4e-4,
-                    "schedule": CosineSchedule(warmup=0.05),
+                    "schedule": CosineSchedule(),
                     "ema": 0.998,
                 }
             ),

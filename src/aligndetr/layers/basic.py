@@ -77,6 +77,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        rows = x.flatten(0, -2)  # of more dimensions, what is changed in place would be a view,
-        hidden = self.dropout(self.activation(self.expand(rows)))  # whose gradient is copied
+        # A linear layer returns a view for more than two dimensions. The activation changes its
+        # input in place, and autograd copies the gradient of a view that is changed.
+        rows = x.flatten(0, -2)
+        hidden = self.dropout(self.activation(self.expand(rows)))
         return self.norm(x + self.dropout(self.contract(hidden)).view_as(x))
