@@ -298,3 +298,11 @@ def test_a_file_without_a_part_that_tells_the_system_is_not_complete(tmp_path: P
     tensors = {name: v for name, v in tensors_of("dino").items() if ".encoder." not in name}
     with pytest.raises(CheckpointError, match=r"found none that is our encoder\..*not complete"):
         brought(tmp_path, tensors)
+
+
+def test_a_shared_tensor_has_one_value(tmp_path: Path):
+    tensors = tensors_of("dino")
+    name = "bbox_embed.1.layers.0.bias"
+    tensors[name] = tensors[name] + 1
+    with pytest.raises(CheckpointError, match=rf"{name} and .*{name} to be one tensor, .*differ"):
+        brought(tmp_path, tensors)

@@ -40,7 +40,7 @@ class Published:
 
     def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Other tensors of the network, such as gradients, under our names."""
-        return self.layout.rename(tensors)
+        return self.layout.rename(tensors, where=str(self.case.path))
 
     def output(self) -> DetectorOutput:
         """The network's predictions, in the mode in which the case was made.

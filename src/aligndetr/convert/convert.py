@@ -126,14 +126,14 @@ def derive(
     """Return the configuration that the shapes tell, and the tensors under our names.
 
     Raises:
-        CheckpointError: A tensor is missing without which the system cannot be told, or the
-            backbone is no ResNet.
+        CheckpointError: A tensor is missing without which the system cannot be told, two names of
+            a shared one have different values, or the backbone is no ResNet.
         ConfigError: An override does not fit.
     """
     hub, where = source.config or {}, str(source.path)
     refuse_variants(hub, where)
     try:
-        tensors = layout.rename(source.tensors)
+        tensors = layout.rename(source.tensors, where=where)
         heads = _heads(overrides, hub.get("encoder_attention_heads", USUAL_HEADS))
         config = layout.configure(Shapes(tensors, heads, hub))
     except KeyError as error:

@@ -199,9 +199,14 @@ class Layout:
         found = list(published)
         return all(any(re.match(mark, name) for name in found) for mark in self.marks)
 
-    def rename(self, published: Tensors) -> dict[str, Tensor]:
-        """Return the tensors under our names."""
-        ours = names.rename_all(published, self.renames)
+    def rename(self, published: Tensors, *, where: str) -> dict[str, Tensor]:
+        """Return the tensors under our names.
+
+        Raises:
+            CheckpointError: Two names of one tensor have different values. `where` begins the
+                message.
+        """
+        ours = names.rename_all(published, self.renames, where=where)
         convolutions, layers = _count(LEVELS, ours), _count(DECODER, ours)
         ours = {_placed(name, convolutions, layers): value for name, value in ours.items()}
         first = {

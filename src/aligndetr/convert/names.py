@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from aligndetr.errors import CheckpointError
+
 Renames = tuple[tuple[str, str], ...]
 
 PACKED = re.compile(r"^(.*)@(\d)of(\d)$")
@@ -156,9 +158,27 @@ def renamed(name: str, renames: Renames) -> str:
     return name
 
 
-def rename_all(tensors: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
-    """Return the tensors under our names; parts of one are joined along their rows."""
-    ours = {renamed(name, renames): value for name, value in tensors.items()}
+def rename_all(
+    tensors: Mapping[str, Tensor], renames: Renames, *, where: str
+) -> dict[str, Tensor]:
+    """Return the tensors under our names; parts of one are joined along their rows.
+
+    Published code saves a shared tensor under every name that it has.
+
+    Raises:
+        CheckpointError: Two names of one tensor have different values. `where` begins the message.
+    """
+    ours: dict[str, Tensor] = {}
+    published: dict[str, str] = {}
+    for theirs, value in tensors.items():
+        name = renamed(theirs, renames)
+        if name in ours and not torch.equal(ours[name], value):
+            raise CheckpointError(
+                f"{where}: expected {published[name]} and {theirs} to be one tensor, shared, found "
+                "different values; a variant with a tensor for each cannot be converted"
+            )
+        ours[name] = value
+        published[name] = theirs
     parts: dict[str, dict[int, Tensor]] = {}
     for name in list(ours):
         if packed := PACKED.match(name):
