@@ -158,9 +158,7 @@ def renamed(name: str, renames: Renames) -> str:
     return name
 
 
-def rename_all(
-    tensors: Mapping[str, Tensor], renames: Renames, *, where: str
-) -> dict[str, Tensor]:
+def rename_all(tensors: Mapping[str, Tensor], renames: Renames, *, where: str) -> dict[str, Tensor]:
     """Return the tensors under our names; parts of one are joined along their rows.
 
     Published code saves a shared tensor under every name that it has.
