@@ -124,7 +124,7 @@ def test_portraits_are_like_landscapes() -> None:
 
 
 def test_little_time_makes_images_smaller_until_the_steps_fit() -> None:
-    slow = timed(step=5e-7)
+    slow = timed(step=1e-6)
     side = chosen(speed=slow, minutes=3.0)[SIDE]
     assert isinstance(side, int)
     assert SIDES[0] < side < 384
@@ -136,7 +136,7 @@ def test_little_time_makes_images_smaller_until_the_steps_fit() -> None:
 
 def test_small_objects_stay_visible_where_there_is_any_time() -> None:
     tiny = replace(CELLS, size=(3000, 4000), small_share=0.03)
-    slow = timed(step=8e-7)
+    slow = timed(step=1.6e-6)
     side = chosen(tiny, speed=slow, minutes=3.0)[SIDE]
     assert isinstance(side, int)
     situation = Situation(LITE, tiny, 87, ROOM, Clock(3.0, slow))
@@ -146,6 +146,23 @@ def test_small_objects_stay_visible_where_there_is_any_time() -> None:
 
 def test_no_time_at_all_has_the_smallest_images() -> None:
     assert chosen(minutes=0.01)[SIDE] == SIDES[0]
+
+
+def test_images_are_no_smaller_than_brings_steps() -> None:
+    step = Line(0.3, 1e-6)  # of which pixels hardly decide
+    situation = Situation(
+        LITE, CELLS, 87, ROOM, Clock(2.0, Speed(Line(0, 1e-9), step, 0.0)), ("training.epochs",)
+    )
+    most = situation.steps(SIDES[0])
+    assert 0 < most < STEPS_NEEDED
+    values = {
+        field: value for choice in choose(situation) for field, value in choice.values.items()
+    }
+    side = values[SIDE]
+    assert isinstance(side, int)
+    assert SIDES[0] < side < 384
+    assert situation.steps(side) >= 0.8 * most
+    assert situation.steps(min(size for size in SIDES if size > side)) < 0.8 * most
 
 
 def test_more_to_evaluate_leaves_less_to_train() -> None:
@@ -173,7 +190,7 @@ def test_features_without_room_are_not_cached() -> None:
 
 
 def test_without_a_cache_the_backbone_takes_its_time_of_every_step() -> None:
-    speed = timed(backbone=6e-7, step=1e-8)
+    speed = timed(backbone=1.2e-6, step=1e-8)
     uncached = override(LITE, ["data.cache_features=false"])
     assert SIDE in chosen(config=uncached, speed=speed, minutes=3.0)
     assert SIDE not in chosen(speed=speed, minutes=3.0)
@@ -208,9 +225,9 @@ def test_what_is_given_stays_and_counts() -> None:
 
 
 def test_a_handful_of_images_has_more_epochs() -> None:
-    assert chosen(replace(CELLS, images=12), given=()) == {"training.epochs": LEAST_STEPS}
+    assert chosen(replace(CELLS, images=12), given=()) == {"training.epochs": LEAST_STEPS // 3}
     assert chosen(replace(CELLS, images=12), given=(), minutes=3.0) == {}
-    assert chosen(given=()) == {}  # 40 epochs of 25 steps
+    assert chosen(given=()) == {}  # 40 epochs of 51 steps
 
 
 def test_other_augmentations_keep_their_sizes() -> None:

@@ -30,6 +30,7 @@ def test_maps_have_the_strides_and_channels_that_they_say():
     assert backbone.strides == (8, 16, 32)
     assert [level.shape[1] for level in features.levels] == list(backbone.channels)
     assert [level.shape[2] for level in features.levels] == [8, 4, 2]
+    assert features.input_size == (64, 64)
     assert "random weights" in origin
 
 
@@ -70,6 +71,8 @@ def test_maps_of_networks_with_channels_last_are_turned_and_may_have_any_size():
     backbone = Backbone(network, freeze=0, norm="frozen").eval()
     levels = backbone(images).levels
     assert [tuple(level.shape) for level in levels] == [(1, 32, 8, 12), (1, 64, 4, 6)]
+    odd = ImageBatch(torch.randn(1, 3, 60, 90), None, torch.tensor([[60, 90]]))
+    assert backbone(odd).input_size == (60, 90)
     for level, own in zip(levels, network(images.pixels), strict=True):
         torch.testing.assert_close(level[0, :, 3, 5], own[0, 3, 5])
 

@@ -193,6 +193,7 @@ def test_the_key_is_that_of_what_decides_on_the_features(lab: Lab, tmp_path: Pat
         key(lab, training=False),
         key(lab, precision=torch.bfloat16),
         key(renumbered(lab)),
+        key(replace(lab, config=lab.config.model_copy(update={"type": "regions"}))),
     ]
     assert len({same, *others}) == 1 + len(others)
     assert key(lab.with_data(cache_seed=0)) == same  # the lab's own seed

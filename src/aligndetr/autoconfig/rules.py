@@ -25,6 +25,8 @@ LARGEST_SCALE = 2.0
 """Images are not blown up by more, but for the smallest of `SIDES`."""
 STEPS_WANTED, STEPS_NEEDED = 450, 150
 """Below so many steps smaller images are worth more; below so few, also where objects get lost."""
+WORTHWHILE = 0.8
+"""Images are as large as leaves this share of the steps that the smallest would have."""
 QUERIES_AN_OBJECT = 1.5
 MOST_QUERIES, QUERY_STEP = 900, 50
 LEAST_STEPS = 600
@@ -194,8 +196,16 @@ def _shows(situation: Situation, side: int, pixels: float) -> bool:
 
 
 def _largest_with(situation: Situation, steps: int) -> int:
-    """Return the largest side at which there is time for so many steps; the smallest if none."""
-    return max((side for side in SIDES if situation.steps(side) >= steps), default=SIDES[0])
+    """Return the largest side at which there is time for so many steps.
+
+    Where there is not, whatever the side, images are no smaller than brings steps: what a step
+    takes may hardly depend on them.
+    """
+    most = situation.steps(SIDES[0])
+    if most == 0:
+        return SIDES[0]
+    enough = min(steps, WORTHWHILE * most)
+    return max(side for side in SIDES if situation.steps(side) >= enough)
 
 
 def _epochs(situation: Situation) -> Iterator[Choice]:

@@ -92,13 +92,14 @@ class Backbone(nn.Module):
 
     def forward(self, images: ImageBatch, *, precision: torch.dtype = torch.float32) -> Features:
         """Return the maps of normalised images."""
+        height, width = images.pixels.shape[-2:]
         images = _padded(images, self.multiple)
         pixels = images.pixels.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             levels = self._run(pixels, precision)
         if self.has_channels_last:  # timm's Swin and its kin
             levels = [level.permute(0, 3, 1, 2) for level in levels]
-        return Features(tuple(levels), images.padding, images.sizes)
+        return Features(tuple(levels), images.padding, images.sizes, (height, width))
 
     def _run(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
         """Return the maps, without norms of their own where these are fixed."""

@@ -50,7 +50,7 @@ def align_dino_lite() -> Config:
             "postprocess": Postprocess(nms_iou=0.8),
             "data": Data(
                 augmentation=LightAugmentation(short_side=288, max_side=384),
-                batch_size=8,
+                batch_size=4,
                 eval_batch_size=8,
                 cache_features=True,
                 cached_views=16,

@@ -5,7 +5,6 @@ images of one size at a time, cut to what is not padding: what shares a batch ch
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +74,8 @@ class RegionDetector(nn.Module):
 
     def features(self, images: ImageBatch) -> Features:
         """Return the backbone maps of the images: in evaluation mode, what each gives alone."""
-        size = size_of(images.pixels)
         if self.training or images.padding is None:  # together, as norms that are trained need
-            return replace(self.backbone(images, precision=self.precision), input_size=size)
+            return self.backbone(images, precision=self.precision)
         maps: dict[int, tuple[Tensor, ...]] = {}
         for (height, width), rows in _by_size(images).items():
             pixels = images.pixels[rows, :, :height, :width]
@@ -85,6 +83,7 @@ class RegionDetector(nn.Module):
             levels = self.backbone(alone, precision=self.precision).levels
             maps |= zip(rows, zip(*levels, strict=True), strict=True)
         levels = zip(*(maps[row] for row in sorted(maps)), strict=True)
+        size = size_of(images.pixels)
         return Features(tuple(map(stack_padded, levels)), images.padding, images.sizes, size)
 
     def _train_on(self, features: Features, targets: Targets) -> RegionOutput:

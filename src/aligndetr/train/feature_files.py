@@ -184,9 +184,9 @@ def feature_key(
 ) -> str:
     """Return a name for the features of a split: a digest of all that decides on them.
 
-    That is the backbone's weights and precision, how images reach it, which images there are (by
-    id, path, size and time of change) and their objects, and in training the seed of the views
-    and their number.
+    That is the kind of detector (they pad differently), the backbone's weights and precision, how
+    images reach it, which images there are (by id, path, size and time of change) and their
+    objects, and in training the seed of the views and their number.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
@@ -194,6 +194,7 @@ def feature_key(
         digest.update(_bytes(tensor))
     data = config.data
     told: list[object] = [
+        config.type,
         config.backbone.model_dump(exclude={"weights"}),
         str(precision),
         data.augmentation.model_dump(),
