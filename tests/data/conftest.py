@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aligndetr.data.images import ORIENTATION_TAG
+
 Content = dict[str, Any]
 WriteCoco = Callable[[Path, Content], Path]
 
@@ -23,6 +25,19 @@ def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0) ->
 @pytest.fixture(name="write_image")
 def _write_image() -> Callable[..., Path]:
     return write_image
+
+
+@pytest.fixture
+def turn_image() -> Callable[[Path, int], None]:
+    """Give an image file a tag by which viewers turn it."""
+
+    def turn(path: Path, orientation: int) -> None:
+        with Image.open(path) as image:
+            exif = image.getexif()
+            exif[ORIENTATION_TAG] = orientation
+            image.save(path, exif=exif)
+
+    return turn
 
 
 @pytest.fixture

@@ -55,6 +55,22 @@ def test_crowd_regions_are_no_targets(read, content):
     assert read(content).targets(1)[1].tolist() == [0]
 
 
+@pytest.mark.parametrize(("written", "crowd"), [(0, 0), (1, 1), (False, 0), (True, 1), (None, 0)])
+def test_crowd_is_a_number_a_boolean_or_null(read, content, written, crowd):
+    content["annotations"] = [{**content["annotations"][1], "iscrowd": written}]
+    assert [item["iscrowd"] for item in read(content).coco_dict()["annotations"]] == [crowd]
+
+
+def test_the_largest_image_id_that_results_can_hold_is_kept(read, content):
+    content["images"][2]["id"] = 2**53
+    assert read(content).image_ids == (7, 3, 2**53)
+
+
+def test_ids_of_annotations_may_be_larger_as_no_result_has_them(read, content):
+    content["annotations"][0]["id"] = 2**60
+    assert len(read(content).coco_dict()["annotations"]) == 4
+
+
 def test_annotations_need_no_id(read, content):
     for item in content["annotations"]:
         del item["id"]
@@ -137,8 +153,34 @@ def without(table, row, key):
         (changed("annotations", 0, bbox=[1, 2, 3, float("nan")]), "found [1, 2, 3, NaN]"),
         (
             changed("annotations", 0, area="big"),
-            "annotations[0]: expected a number as 'area', found \"big\"",
+            "annotations[0]: expected a finite number as 'area', found \"big\"",
         ),
+        (
+            changed("annotations", 0, bbox=[1, 2, 3, 10**400]),
+            "expected 4 finite numbers (left, top",
+        ),
+        (changed("annotations", 0, area=10**400), "expected a finite number as 'area', found 1000"),
+        (
+            changed("annotations", 1, iscrowd="0"),
+            "annotations[1]: expected 0, 1, true, false or null as 'iscrowd', found \"0\"; correct",
+        ),
+        (changed("annotations", 1, iscrowd="false"), 'found "false"'),
+        (changed("annotations", 1, iscrowd=2), "null as 'iscrowd', found 2"),
+        (changed("annotations", 1, iscrowd=[]), "null as 'iscrowd', found []"),
+        (
+            changed("images", 1, id=2**53 + 1),
+            "images[1]: expected an id of at most 2**53, which results can hold, "
+            "found 9007199254740993; renumber the images",
+        ),
+        (changed("images", 1, id=-(2**53) - 1), "found -9007199254740993; renumber the images"),
+        (changed("categories", 1, id=2**60), "categories[1]: expected an id of at most 2**53, "),
+        (
+            changed("images", 2, id=2**63),
+            "images[2]: expected an integer below 2**63 as 'id', found 9223372036854775808; co",
+        ),
+        (changed("images", 0, height=10**400), "expected an integer below 2**63 as 'height'"),
+        (changed("annotations", 0, image_id=-(2**63) - 1), "below 2**63 as 'image_id', found -92"),
+        (changed("annotations", 0, id=2**63), "an integer below 2**63 as 'id'"),
         (
             lambda content: content.update(categories=[]),
             "expected at least one category, found none; list the classes under 'categories'",
@@ -176,6 +218,14 @@ def test_a_wrong_file_is_refused_with_the_place(read, content, change, message):
     [
         ('{"images":\n [}', "set.json:2:3: expected JSON, found: Expecting value; correct"),
         ("", "set.json:1:1: expected JSON"),
+        (
+            "[" * 100_000,
+            "set.json: expected JSON, found: lists in lists, too deep to read; correct",
+        ),
+        (
+            '{"images": ' + "9" * 5000 + "}",
+            "expected JSON, found: a number of too many digits; cor",
+        ),
         ("[1]", "set.json: expected a JSON object with images, annotations and categories, "),
     ],
 )
@@ -183,6 +233,7 @@ def test_other_text_is_refused_with_line_and_column(read, text, message):
     with pytest.raises(DatasetError) as caught:
         read(text)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

@@ -145,6 +145,24 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         open_split(tmp_path / "file", "train")
 
 
+@pytest.mark.parametrize(
+    "split", ["", ".", "..", "/abs", "a/b", "a\\b", "*", "**", "tr?in", "[train", "train]", "a\0"]
+)
+def test_a_split_that_is_no_plain_name_is_refused(layouts, split):
+    with pytest.raises(DatasetError) as caught:
+        open_split(layouts["coco"], split)
+    assert f": expected the name of a split, such as train or val, found {split!r}; give a" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_split_may_have_dots_and_spaces_in_its_name(layouts):
+    folder = layouts["coco"]
+    (folder / "val.json").rename(folder / "my test v1.2.json")
+    assert open_split(folder, "my test v1.2").layout == "COCO (my test v1.2.json)"
+
+
 def test_a_missing_split_lists_what_was_looked_for_and_what_is_there(layouts):
     folder = layouts["coco"]
     (folder / "val.json").unlink()

@@ -3,13 +3,14 @@ import pytest
 import torch
 from PIL import Image
 
-from aligndetr.data.images import ORIENTATION_TAG, image_size, read_image, to_rgb
+from aligndetr.data.images import ORIENTATION_TAG, image_size, read_image, to_rgb, upright
 from aligndetr.errors import DatasetError
+from aligndetr.pictures import load_image
 
 
-def rotated(path, orientation):
-    """Write a 4 x 3 image whose EXIF tag asks a viewer to turn it."""
-    pixels = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+def rotated(path, orientation, width=4):
+    """Write an image, 3 pixels high, whose EXIF tag asks a viewer to turn it."""
+    pixels = np.arange(9 * width, dtype=np.uint8).reshape(3, width, 3)
     image = Image.fromarray(pixels)
     exif = image.getexif()
     exif[ORIENTATION_TAG] = orientation
@@ -29,6 +30,58 @@ def test_pixels_are_turned_upright_when_the_upright_size_is_annotated(tmp_path):
     image = read_image(tmp_path / "a.png", (4, 3))
     expected = np.rot90(pixels, k=-1)  # 6: the viewer turns it clockwise
     assert torch.equal(image, torch.as_tensor(expected.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("width", [3, 4])
+def test_training_and_prediction_see_the_same_upright_pixels(tmp_path, suffix, orientation, width):
+    path = tmp_path / f"a.{suffix}"
+    rotated(path, orientation, width)
+    assert torch.equal(read_image(path, image_size(path)), load_image(path))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (2, np.fliplr),
+        (3, lambda pixels: np.rot90(pixels, 2)),
+        (4, np.flipud),
+    ],
+)
+def test_a_turn_that_keeps_the_size_is_always_made(tmp_path, orientation, turn):
+    pixels = rotated(tmp_path / "a.png", orientation)
+    image = read_image(tmp_path / "a.png", (3, 4))
+    assert torch.equal(image, torch.as_tensor(turn(pixels).copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_square_image_is_turned_upright(tmp_path, orientation):
+    rotated(tmp_path / "a.png", orientation, width=3)
+    image = read_image(tmp_path / "a.png", (3, 3))
+    assert torch.equal(image, load_image(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_makes_no_sense_is_none(tmp_path, orientation):
+    pixels = rotated(tmp_path / "a.png", orientation)
+    assert image_size(tmp_path / "a.png") == (3, 4)
+    image = read_image(tmp_path / "a.png", (3, 4))
+    assert torch.equal(image, torch.as_tensor(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0none", b"Exif\0\0MM\0*\0", b"none"])
+def test_damaged_exif_data_are_no_orientation(tmp_path, suffix, exif):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (4, 3)).save(path, exif=exif)
+    assert image_size(path) == (3, 4)
+    assert read_image(path, (3, 4)).shape == (3, 3, 4)
+
+
+def test_an_image_without_orientation_is_not_copied():
+    image = Image.new("RGB", (4, 3))
+    assert upright(image) is image
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (3, 4)), (3, (3, 4)), (6, (4, 3))])

@@ -1,7 +1,10 @@
 import pytest
+import torch
 
+from aligndetr.data.images import read_image
 from aligndetr.data.voc import read_voc
 from aligndetr.errors import DatasetError
+from aligndetr.pictures import load_image
 
 
 def voc_object(name="cat", box=(1, 2, 11, 22), difficult="0"):
@@ -63,10 +66,78 @@ def test_difficult_objects_are_evaluated_around(voc):
         "",
         "<size><width>0</width><height>0</height></size>",
         "<size><width>40.0</width><height>30</height></size>",
+        "<size><width>40²</width><height>30</height></size>",
+        f"<size><width>{'9' * 5000}</width><height>30</height></size>",
     ],
 )
 def test_a_missing_size_is_read_from_the_image(voc, size):
     assert voc({"a": voc_object()}, size=size).size(0) == (30, 40)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (30, 40)), (6, (40, 30))])
+def test_a_size_from_the_image_is_that_of_the_upright_one(
+    voc, turn_image, tmp_path, orientation, size
+):
+    voc({"a": voc_object()})
+    turn_image(tmp_path / "JPEGImages/a.jpg", orientation)
+    xml = f"<annotation>{voc_object()}</annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(xml)
+    annotations = read_voc(tmp_path, tmp_path / "ImageSets/Main/train.txt")
+    assert annotations.size(0) == size
+    pixels = read_image(annotations.path(0), annotations.size(0))
+    assert torch.equal(pixels, load_image(annotations.path(0)))
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("my photo", "my photo"),
+        ("my photo -1", "my photo"),
+        ("  my photo   0 ", "my photo"),
+        ("my photo\t1", "my photo"),
+        ("photo 1", "photo 1"),  # a name, as there is such a file
+        ("photo 1  1", "photo 1"),
+    ],
+)
+def test_names_on_the_list_may_have_spaces_and_a_flag(voc, line, name):
+    objects = {"my photo": voc_object(), "photo 1": voc_object()}
+    assert list(voc(objects, train=[line]).images.names) == [f"{name}.jpg"]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(voc):
+    assert len(voc({"a": voc_object()}, train=["\ufeffa"])) == 1
+
+
+def test_a_list_in_another_encoding_is_refused(voc, tmp_path):
+    voc({"a": voc_object()})
+    file = tmp_path / "ImageSets/Main/train.txt"
+    file.write_bytes("a\nähre".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"train\.txt:2: expected text in UTF-8, found the byte"):
+        read_voc(tmp_path, file)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "problem"),
+    [
+        ("gb18030", "multi-byte encodings are not supported"),
+        ("shift_jis", "multi-byte encodings are not supported"),
+        ("nonsense", "unknown encoding: nonsense"),
+    ],
+)
+def test_xml_in_an_encoding_that_cannot_be_read_is_refused(voc, tmp_path, encoding, problem):
+    voc({"a": voc_object()})
+    xml = f'<?xml version="1.0" encoding="{encoding}"?><annotation></annotation>'
+    (tmp_path / "Annotations/a.xml").write_text(xml)
+    with pytest.raises(DatasetError, match=rf"a\.xml: expected XML, found: {problem}.*; correct"):
+        read_voc(tmp_path, tmp_path / "ImageSets/Main/train.txt")
+
+
+def test_xml_that_cannot_be_opened_is_refused(voc, tmp_path):
+    voc({"a": voc_object()})
+    (tmp_path / "Annotations/a.xml").unlink()
+    (tmp_path / "Annotations/a.xml").mkdir()
+    with pytest.raises(DatasetError, match=r"a\.xml: expected a readable file, found: Is a direc"):
+        read_voc(tmp_path, tmp_path / "ImageSets/Main/train.txt")
 
 
 def test_a_missing_image_is_named_when_it_is_asked_for(voc, tmp_path):

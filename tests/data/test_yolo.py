@@ -1,7 +1,10 @@
 import pytest
+import torch
 
+from aligndetr.data.images import read_image
 from aligndetr.data.yolo import read_yolo, yolo_images
 from aligndetr.errors import DatasetError
+from aligndetr.pictures import load_image
 
 
 @pytest.fixture
@@ -48,6 +51,38 @@ def test_names_may_be_a_list_or_a_mapping(yolo, names):
     assert yolo("", yaml=f"names: {names}").classes.names == ("cat", "dog")
 
 
+def test_names_are_the_text_that_the_file_has(yolo):
+    names = "[no, yes, 1, 1.50, null, 'on', 2024-01-01, 0x1f]"
+    classes = yolo("", yaml=f"names: {names}").classes
+    assert classes.names == ("no", "yes", "1", "1.50", "null", "on", "2024-01-01", "0x1f")
+
+
+def test_files_may_begin_with_a_byte_order_mark(yolo):
+    annotations = yolo("\ufeff1 0.5 0.5 0.5 0.2", yaml="\ufeffnames: [cat, dög]")
+    assert annotations.classes.names == ("cat", "dög")
+    assert annotations.targets(0)[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "labels/train/a.txt", "list.txt"])
+def test_a_file_in_another_encoding_is_refused_with_the_line(yolo, tmp_path, name):
+    yolo("0 0.5 0.5 0.5 0.2", yaml="names: [cat]\ntrain: list.txt")
+    (tmp_path / "list.txt").write_text("images/train/a.png")
+    (tmp_path / name).write_bytes("train: list.txt\nnames: [dög]".encode("latin-1"))
+    with pytest.raises(DatasetError) as caught:
+        read_yolo(tmp_path / "data.yaml", yolo_images(tmp_path / "data.yaml", ["train"]) or [])
+    assert f"{name}:2: expected text in UTF-8, found the byte 0xf6; save" in str(caught.value)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (30, 40)), (5, (40, 30))])
+def test_sizes_are_those_of_the_upright_image(yolo, turn_image, tmp_path, orientation, size):
+    yolo("")
+    file = tmp_path / "images/train/a.png"
+    turn_image(file, orientation)
+    annotations = read_yolo(tmp_path / "data.yaml", [file])
+    assert annotations.size(0) == size
+    assert torch.equal(read_image(file, size), load_image(file))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -72,7 +107,12 @@ def test_a_wrong_line_is_refused_with_its_number(yolo, line, message):
         ("names: [", "data.yaml: expected YAML, found: "),
         ("", "data.yaml: expected keys such as names and train, found none; add them"),
         ("nc: 2", "data.yaml: expected 'names' as a list, or as a mapping from 0, 1, "),
-        ("names: {1: cat}", "found {1: 'cat'}; list the classes"),
+        ("names: {1: cat}", "found {'1': 'cat'}; list the classes"),
+        ("names: {0: a, x: b}", "found {'0': 'a', 'x': 'b'}; list the classes"),
+        ("names: {1: a, 0x0: b}", "found {'1': 'a', '0x0': 'b'}; list the classes"),
+        ("names: [a, [b]]", "found ['a', ['b']]; list the classes"),
+        ("names: ~", "found None; list the classes"),
+        ("names: " + "[" * 5000, "data.yaml: expected YAML, found: "),
         ("names: []", "found []; list the classes"),
     ],
 )
@@ -106,6 +146,8 @@ def tree(tmp_path, write_image):
         ("train: [images/train/b, val/images]", ["train"], ["c", "d"]),
         ("train: list.txt", ["train"], ["a", "e"]),
         ("train: nowhere", ["train"], None),
+        ("train:\npath: ~", ["train"], ["a", "c"]),  # keys without a value
+        ("train: null\npath: ''", ["train"], ["a", "c"]),
         ("names: [a]", ["test"], None),
     ],
 )

@@ -68,7 +68,8 @@ class Names(Sequence[str]):
     """A read-only sequence of strings, packed into one array of UTF-8 bytes."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode() for name in names]
+        # Names of files that are not UTF-8 have surrogates.
+        encoded = [name.encode(errors="surrogatepass") for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         lengths = np.array([len(name) for name in encoded], dtype=np.int64)
         self._ends = np.cumsum(lengths)
@@ -79,7 +80,7 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         end = int(self._ends[index])
         start = int(self._ends[index - 1]) if index % len(self) else 0
-        return self._bytes[start:end].tobytes().decode()
+        return self._bytes[start:end].tobytes().decode(errors="surrogatepass")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ no class.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -24,10 +24,20 @@ from aligndetr.data.annotations import (
     Names,
     ObjectTable,
 )
+from aligndetr.data.files import read_bytes
 from aligndetr.errors import DatasetError
 from aligndetr.types import Classes
 
 Row = dict[str, object]
+
+LARGEST_INTEGER = 2**63 - 1
+"""Of those that an int64 holds."""
+
+LARGEST_ID = 2**53
+"""Results have ids as float64, which tells all integers up to here apart."""
+
+LARGEST_NUMBER = 1e100
+"""Beyond it areas would overflow."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class _Table:
         for number, value in enumerate(values):
             if not isinstance(value, int):
                 raise self.error(number, f"an integer as {key!r}", value)
+            if abs(value) > LARGEST_INTEGER:
+                raise self.error(number, f"an integer below 2**63 as {key!r}", value)
         return np.array(values, dtype=np.int64)
 
     def unique_ids(self) -> IntArray:
@@ -62,6 +74,18 @@ class _Table:
             raise DatasetError(
                 f"{self.file}: {self.name}: expected every id once, found {values[counts > 1][0]} "
                 f"{counts.max()} times; number the {self.name} anew"
+            )
+        return ids
+
+    def result_ids(self) -> IntArray:
+        """Return the unique ids (rows,), which results must be able to hold."""
+        ids = self.unique_ids()
+        beyond = (ids > LARGEST_ID) | (ids < -LARGEST_ID)
+        if beyond.any():
+            number = int(beyond.argmax())
+            raise DatasetError(
+                f"{self.file}: {self.name}[{number}]: expected an id of at most 2**53, which "
+                f"results can hold, found {ids[number]}; renumber the {self.name}"
             )
         return ids
 
@@ -115,7 +139,7 @@ def read_coco(file: Path, *, folders: Sequence[Path], layout: str = "COCO") -> A
     """
     images, objects, categories = _tables(file)
     category_ids, classes = _classes(_without_dummy(categories, objects))
-    image_ids = images.unique_ids()
+    image_ids = images.result_ids()
     return Annotations.of(
         file,
         layout,
@@ -141,12 +165,9 @@ def _tables(file: Path) -> tuple[_Table, _Table, _Table]:
 
 
 def _load(file: Path) -> object:
+    content = read_bytes(file)
     try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise DatasetError(
-            f"{file}: expected a readable file, found: {error.strerror}; check the path"
-        ) from None
+        return json.loads(content)
     except json.JSONDecodeError as error:
         raise DatasetError(
             f"{file}:{error.lineno}:{error.colno}: expected JSON, found: {error.msg}; "
@@ -156,6 +177,12 @@ def _load(file: Path) -> object:
         raise DatasetError(
             f"{file}: expected JSON in UTF-8, found other bytes at {error.start}; "
             "export the file again"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        problem = "lists in lists, too deep to read" if is_deep else "a number of too many digits"
+        raise DatasetError(
+            f"{file}: expected JSON, found: {problem}; correct the file or export it again"
         ) from None
 
 
@@ -180,7 +207,7 @@ def _classes(table: _Table) -> tuple[IntArray, Classes]:
             f"{table.file}: expected at least one category, found none; "
             "list the classes under 'categories'"
         )
-    ids, names = table.unique_ids(), table.texts("name")
+    ids, names = table.result_ids(), table.texts("name")
     order = np.argsort(ids)
     ids = ids[order]
     return ids, Classes(tuple(names[row] for row in order), tuple(ids.tolist()))
@@ -224,22 +251,26 @@ def _areas(table: _Table, bboxes: FloatArray) -> FloatArray:
     areas = bboxes[:, 2] * bboxes[:, 3]
     for number, row in enumerate(table.rows):
         area = row.get("area", areas[number])
-        if not isinstance(area, int | float):
-            raise table.error(number, "a number as 'area'", area)
+        if not _is_number(area):
+            raise table.error(number, "a finite number as 'area'", area)
         areas[number] = area
     return areas
 
 
 def _crowd(table: _Table) -> BoolArray:
-    return np.array([bool(row.get("iscrowd", 0)) for row in table.rows], dtype=np.bool_)
+    values = [row.get("iscrowd") for row in table.rows]
+    for number, value in enumerate(values):
+        if value not in (0, 1, None):  # false and true are equal to 0 and 1
+            raise table.error(number, "0, 1, true, false or null as 'iscrowd'", value)
+    return np.array(values, dtype=np.bool_)
 
 
 def _is_box(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
-    )
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER
 
 
 def _shortened(value: object) -> str:

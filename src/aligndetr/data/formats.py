@@ -12,6 +12,7 @@ Tried in this order, for `train` and for `val` (also called `valid` or `validati
 A VOC tree may also be in `voc/`, `VOC20xx/` or `VOCdevkit/VOC20xx/`.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from aligndetr.errors import DatasetError
 
 SPLIT_NAMES = {"val": ("val", "valid", "validation")}
 """What a split may be called besides its own name."""
+
+NO_NAME = re.compile(r"[/\\*?\[\]\0]|^\.*$")
+"""What fits a split that would be looked for elsewhere, or be taken for a pattern of names."""
 
 VOC_ROOTS = (".", "voc", "VOC20*", "VOCdevkit/VOC20*")
 
@@ -37,6 +41,11 @@ def open_split(data: Path, split: str) -> Annotations:
     Raises:
         DatasetError: The folder or the split is not there, or its annotations are wrong.
     """
+    if NO_NAME.search(split):
+        raise DatasetError(
+            f"{data}: expected the name of a split, such as train or val, found {split!r}; "
+            "give a name without slashes and wildcards"
+        )
     if not data.is_dir():
         found = "a file" if data.exists() else "nothing"
         raise DatasetError(f"{data}: expected a data folder, found {found}; check the path")

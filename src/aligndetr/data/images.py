@@ -1,9 +1,10 @@
-"""Decodes image files to RGB, upright where their annotations were made on the upright image.
+"""Decodes image files to RGB, upright unless their annotations were made on stored pixels.
 
 PIL decodes here: torchvision's own decoders are deprecated from 0.29 on, and a tensor that keeps
 PIL's order of bytes (a view of (H, W, 3)) is resized about three times as fast as a planar one.
 """
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from aligndetr.errors import DatasetError
 
 ORIENTATION_TAG = 0x0112
-"""EXIF tag whose values 5 to 8 swap height and width."""
+"""EXIF tag whose values 2 to 8 ask viewers to turn or mirror the stored pixels."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files with these endings, in lower case, count as images where a layout lists none."""
@@ -26,17 +27,18 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def read_image(path: Path, size_hw: tuple[int, int]) -> Tensor:
     """Return an image as (3, height, width) uint8 RGB of the size that its annotations give.
 
-    The EXIF orientation is applied only if this makes the size right, so that boxes made on
-    stored pixels (as COCO's) and boxes made on the upright image both fit.
+    It is upright, as annotation tools and viewers show it and as prediction takes it. It stays as
+    stored only where turning would swap height and width, and the stored size is the annotated one.
 
     Raises:
         DatasetError: The file cannot be decoded, or has another size.
     """
     try:
         with Image.open(path) as image:
+            image.load()
             found = (image.height, image.width)
-            upright = image if found == size_hw else ImageOps.exif_transpose(image)
-            pixels = np.array(to_rgb(upright))
+            is_stored = found == size_hw != _upright_size(image)
+            pixels = np.array(to_rgb(image if is_stored else upright(image)))
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     if pixels.shape[:2] != size_hw:
@@ -55,10 +57,17 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            swapped = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-            return (image.width, image.height) if swapped else (image.height, image.width)
+            if image.format == "TIFF" and _orientation(image) > 1:
+                image.load()  # PIL turns TIFF upright itself, at the latest here.
+            return _upright_size(image)
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF orientation asks; without one, the same image."""
+    image.load()
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -69,6 +78,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    swaps = _orientation(image) >= 5
+    return (image.width, image.height) if swaps else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (as stored) where there is none or none that makes sense."""
+    try:
+        found = image.getexif().get(ORIENTATION_TAG, 1)
+    except (*UNREADABLE, struct.error):
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:

@@ -8,6 +8,7 @@ ids are 1..C. Boxes are xmin, ymin, xmax - xmin, ymax - ymin, without a shift by
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,16 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from aligndetr.data.annotations import Annotations, ImageTable, Names, ObjectTable
+from aligndetr.data.files import read_bytes, read_text
 from aligndetr.data.images import IMAGE_SUFFIXES, image_size
 from aligndetr.errors import DatasetError
 from aligndetr.types import Classes
+
+FLAG = re.compile(r"\s+(-1|0|1)$")
+"""What lists by class have after a name: whether the image has the class."""
+
+MOST_DIGITS = 9
+"""Digits of the height or width of an image at most."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def read_voc(root: Path, split_file: Path, *, layout: str = "Pascal VOC") -> Ann
         DatasetError: An XML file is missing or wrong, or no file has an object.
     """
     folder = root / "JPEGImages"
-    stems = _listed(split_file)
+    stems = _listed(split_file, root / "Annotations")
     roots = {stem: _parse(root / "Annotations" / f"{stem}.xml", split_file) for stem in stems}
     objects = [_objects(root / "Annotations" / f"{stem}.xml", roots[stem]) for stem in stems]
     classes = _classes(root / "Annotations")
@@ -57,21 +65,26 @@ def read_voc(root: Path, split_file: Path, *, layout: str = "Pascal VOC") -> Ann
     )
 
 
-def _listed(split_file: Path) -> list[str]:
-    """Return the image names of a split; the 1 or -1 after them in lists by class is ignored."""
-    lines = split_file.read_text(encoding="utf-8").splitlines()
-    return [line.split()[0] for line in lines if line.strip()]
+def _listed(split_file: Path, folder: Path) -> list[str]:
+    """Return the image names of a split, without the flag of lists by class.
+
+    A line that as a whole has an XML file in `folder`, as `photo 1` may, has no flag.
+    """
+    lines = [line.strip() for line in read_text(split_file).splitlines()]
+    return [
+        line if (folder / f"{line}.xml").is_file() else FLAG.sub("", line) for line in lines if line
+    ]
 
 
 def _parse(file: Path, listed_in: Path) -> Element:
-    try:
-        return ElementTree.parse(file).getroot()
-    except FileNotFoundError:
+    if not file.exists():
         raise DatasetError(
             f"{listed_in}: expected {file} for the listed image {file.stem!r}, found no such "
             "file; add it or take the name off the list"
-        ) from None
-    except ElementTree.ParseError as error:
+        )
+    try:
+        return ElementTree.fromstring(read_bytes(file))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # or its encoding is unknown
         raise DatasetError(f"{file}: expected XML, found: {error}; correct the file") from None
 
 
@@ -127,10 +140,13 @@ def _image_names(folder: Path, stems: Sequence[str]) -> Names:
 
 def _size(root: Element) -> tuple[int, int] | None:
     """Return the <size>, None where a tool left it out or wrote zeros."""
-    height, width = root.findtext("size/height", "0"), root.findtext("size/width", "0")
-    if not (height.strip().isdigit() and width.strip().isdigit()):
-        return None
-    return (int(height), int(width)) if int(height) and int(width) else None
+    height, width = _side(root, "height"), _side(root, "width")
+    return (height, width) if height and width else None
+
+
+def _side(root: Element, name: str) -> int:
+    text = root.findtext(f"size/{name}", "").strip()
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
 
 
 def _table(objects: Sequence[Sequence[_Object]], classes: Classes) -> ObjectTable:

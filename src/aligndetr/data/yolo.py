@@ -15,12 +15,16 @@ import numpy as np
 import yaml
 
 from aligndetr.data.annotations import Annotations, ImageTable, IntArray, Names, ObjectTable
+from aligndetr.data.files import read_text
 from aligndetr.data.images import IMAGE_SUFFIXES, image_size
 from aligndetr.errors import DatasetError
 from aligndetr.types import Classes
 
 Entries = dict[str, object]
-"""What the YAML file says, by key."""
+"""What the YAML file says, by key; numbers and words such as `no` are text."""
+
+NOTHING = ("", "~", "null", "Null", "NULL")
+"""How YAML writes that a key has no value."""
 
 Line = tuple[int, tuple[float, float, float, float]]
 """Label, and left, top, width, height relative to the image."""
@@ -62,13 +66,14 @@ def read_yolo(file: Path, images: Sequence[Path], *, layout: str = "YOLO") -> An
 
 def _entries(file: Path) -> Entries:
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        # All scalars as text: PyYAML follows version 1.1, where a class `no` would become False.
+        entries = yaml.load(read_text(file), yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise DatasetError(f"{file}: expected YAML, found: {problem}; correct the file") from None
     if not isinstance(entries, dict):
         raise DatasetError(f"{file}: expected keys such as names and train, found none; add them")
-    return entries
+    return {key: value for key, value in entries.items() if value not in NOTHING}
 
 
 def _places(file: Path, entries: Entries, split_name: str) -> list[Path]:
@@ -79,7 +84,7 @@ def _places(file: Path, entries: Entries, split_name: str) -> list[Path]:
         choices = [folder / "images" / split_name, folder / split_name / "images"]
         return [choice for choice in choices if choice.is_dir()][:1]
     listed = entry if isinstance(entry, list) else [entry]
-    root = folder / str(entries.get("path") or "")
+    root = folder / str(entries.get("path", ""))
     return [_resolved(str(item), root, folder) for item in listed]
 
 
@@ -93,20 +98,25 @@ def _resolved(item: str, root: Path, folder: Path) -> Path:
 def _images_at(place: Path) -> list[Path]:
     if place.is_dir():
         return [file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    lines = place.read_text(encoding="utf-8").splitlines()
+    lines = read_text(place).splitlines()
     return [place.parent / line.strip() for line in lines if line.strip()]
 
 
 def _classes(file: Path) -> Classes:
-    names = _entries(file).get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
+    found = _entries(file).get("names")
+    names = _by_label(found) if isinstance(found, dict) else found
+    if not isinstance(names, list) or not names or any(not isinstance(name, str) for name in names):
         raise DatasetError(
             f"{file}: expected 'names' as a list, or as a mapping from 0, 1, ... to names, "
-            f"found {names!r}; list the classes"
+            f"found {repr(found)[:80]}; list the classes"
         )
-    return Classes(tuple(str(name) for name in names), tuple(range(len(names))))
+    return Classes(tuple(map(str, names)), tuple(range(len(names))))
+
+
+def _by_label(names: dict[str, object]) -> list[object] | None:
+    """Return names in the order of their labels, None where those are not 0, 1, ..."""
+    labels = [str(label) for label in range(len(names))]
+    return [names[label] for label in labels] if names.keys() == set(labels) else None
 
 
 def _name(image: Path, folder: Path) -> str:
@@ -127,7 +137,7 @@ def _lines(image: Path, num_classes: int) -> list[Line]:
     file = _label_file(image)
     if not file.is_file():
         return []
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    lines = enumerate(read_text(file).splitlines(), start=1)
     return [_line(f"{file}:{number}", line, num_classes) for number, line in lines if line.strip()]
 
 
