@@ -17,6 +17,10 @@ def layer(seed: int, queries: int = 6, images: int = 2) -> dict[str, Any]:
     return {"pred_logits": logits.requires_grad_(), "pred_boxes": boxes.requires_grad_()}
 
 
+def one_column(output: dict[str, Any]) -> dict[str, Any]:
+    return output | {"pred_logits": output["pred_logits"][..., :1]}
+
+
 def total_of(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(losses.values())).sum()
 
@@ -141,6 +145,15 @@ def test_a_wrong_loss_or_option_is_refused(options, message) -> None:
         AlignCriterion(**options)
 
 
+def test_three_weights_are_wanted() -> None:
+    with pytest.raises(ValueError, match="expected three weights, found 2"):
+        AlignCriterion(weights=(1.0, 2.0))  # pyright: ignore[reportArgumentType]
+
+
+def test_the_settings_are_printed() -> None:
+    assert "Varifocal" in repr(AlignCriterion("vfl"))
+
+
 def test_a_list_of_k_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one number or 1"):
         AlignCriterion(k=(2, 1))(layer(11), targets(1, 1))
@@ -162,6 +175,28 @@ def test_a_list_of_k_of_another_length_is_refused() -> None:
         (lambda o, t: (o, [t[0], t[1] | {"labels": torch.tensor([1.0])}]), "expected integers"),
         (lambda o, t: (o | {"pred_boxes": torch.rand(2, 5, 4)}, t), "pred_boxes: expected shape"),
         (lambda o, t: (o | {"aux_outputs": [layer(1, queries=9)]}, t), "aux_outputs: expected"),
+        (
+            lambda o, t: (o | {"enc_outputs": layer(1, images=3)}, t),
+            "enc_outputs: expected 2 images, found 3",
+        ),
+        (
+            lambda o, t: (o | {"enc_outputs": one_column(layer(1))}, t),
+            "enc_outputs: expected pred_logits of 3 classes, found 1; give binary_proposals",
+        ),
+        (
+            lambda o, t: (o, [t[0], t[1] | {"boxes": 640 * t[1]["boxes"]}]),
+            r"targets\[1\]\.boxes: expected cxcywh as shares",
+        ),
+        (
+            lambda o, t: (o, [t[0] | {"boxes": t[0]["boxes"] * torch.nan}, t[1]]),
+            r"targets\[0\]\.boxes: .* found \[\[nan",
+        ),
+        (
+            lambda o, t: (o, [t[0] | {"boxes": -t[0]["boxes"]}, t[1]]),
+            r"targets\[0\]\.boxes: expected",
+        ),
+        (lambda o, t: ({"logits": o["pred_logits"]}, t), "expected pred_logits and pred_boxes"),
+        (lambda o, t: (o, [{"boxes": t[0]["boxes"]}, t[1]]), "found no {'labels'}"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message) -> None:

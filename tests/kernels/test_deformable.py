@@ -371,3 +371,18 @@ def test_an_exported_graph_has_the_operator_of_its_path(path, operator) -> None:
 def test_shapes_that_do_not_fit_are_refused(change, message) -> None:
     with pytest.raises(ValueError, match=f"deformable_attention: {message}"):
         deformable_attention(*change(*random_call()))
+
+
+def test_a_second_derivative_is_refused_and_had_by_the_other_path():
+    value, shapes, locations, weights = random_call(dtype=torch.float64)
+
+    def second() -> Tensor:
+        leaves = [tensor.detach().requires_grad_() for tensor in (value, weights)]
+        output = deformable_attention(leaves[0], shapes, locations, leaves[1])
+        (first,) = torch.autograd.grad(output.square().sum(), leaves[0], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaves[1])[0]
+
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        second()
+    with portable():
+        assert second().abs().sum() > 0

@@ -149,6 +149,20 @@ def test_ia_bce_equals_algorithm_1_entry_by_entry(seed, alpha, gamma) -> None:
     assert ours.item() == pytest.approx(theirs, rel=1e-9)
 
 
+def test_ia_bce_of_one_image_is_that_of_a_batch_of_one() -> None:
+    logits = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    one, batch = logits.requires_grad_(), logits.detach()[None].requires_grad_()
+    query, label = torch.tensor([0, 4, 5]), torch.tensor([2, 1, 2])
+    iou = torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64)
+    for x, entry in ((one, (query, label)), (batch, (torch.zeros_like(query), query, label))):
+        ia_bce(x, entry, iou).backward()
+    assert one.grad is not None
+    assert batch.grad is not None
+    assert torch.equal(one.grad, batch.grad[0])
+    with pytest.raises(ValueError, match="an index for each dimension of logits, 2, found 3"):
+        ia_bce(one, (query, query, label), iou)
+
+
 def test_focal_equals_its_definition_entry_by_entry() -> None:
     logits, positive, iou, _ = random_case(1)
     ours = rows_of(Focal(alpha=0.3, gamma=1.5), logits, positive, iou, torch.ones_like(iou))

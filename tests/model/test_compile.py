@@ -12,7 +12,7 @@ from aligndetr.model.detector import DetectorModel
 from aligndetr.types import DetectorOutput, ImageBatch, Targets
 from systems import CLASSES, CPU, SYSTEMS, network, small
 
-QUICK = ("dino-r50-4scale", "detr-r50")
+QUICK = ("dino-r50-4scale",)
 
 
 def picture() -> ImageBatch:

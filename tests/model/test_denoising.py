@@ -1,9 +1,12 @@
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
 from aligndetr.boxes import cxcywh_to_xyxy
+from aligndetr.config.presets import get_detr
+from aligndetr.model.build import _build_denoising
 from aligndetr.model.denoising import Denoising, Noise, blocks_for
 from aligndetr.model.groups import attention_mask
 from aligndetr.types import Queries, QueryGroup, Targets
@@ -77,6 +80,15 @@ def test_number_of_blocks_follows_the_fullest_image(wanted, counts, blocks):
 )
 def test_few_queries_may_be_the_number_of_blocks_themselves(queries, below, slots, blocks):
     assert blocks_for(queries, below=below)(slots) == blocks
+
+
+@pytest.mark.parametrize("name", ["dino-r50-4scale", "dn-detr-r50"])
+def test_the_numbers_of_blocks_can_be_pickled(name: str):
+    denoising = _build_denoising(get_detr(name))
+    assert denoising is not None
+    blocks = denoising.num_blocks
+    copy = pickle.loads(pickle.dumps(blocks))
+    assert [copy(slots) for slots in (1, 7, 300)] == [blocks(slots) for slots in (1, 7, 300)]
 
 
 def test_known_pairs_join_every_positive_with_its_target():

@@ -1,5 +1,6 @@
 """The Align-DETR criterion for any code that speaks DETR's dicts."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -17,6 +18,8 @@ from aligndetr.types import DetectorOutput, LayerOutput, QueryGroup, Targets
 
 TERMS = {"class": "class", "l1": "bbox", "giou": "giou"}
 """Our names of the losses, and those of detrex and the authors of Align-DETR."""
+BEYOND = 2.0
+"""Shares of the image that coordinates may reach: some code leaves boxes unclipped."""
 Outputs = Mapping[str, object]
 """`pred_logits` (B, Q, C), `pred_boxes` (B, Q, 4); maybe `aux_outputs` and `enc_outputs`."""
 
@@ -47,7 +50,8 @@ class AlignCriterion(nn.Module):
         Args:
             loss: `ia_bce`, or the name of another loss: `focal`, `qfl`, `vfl`, ...
             k: Positives of an object in every layer but the last, or a number for each layer,
-                first to last.
+                first to last. In an image they are at most half of its queries in all, at least
+                one an object.
             alpha: An option of the loss; None leaves the loss's own default.
             gamma: Likewise.
             tau: Temperature of prime sample weighting; None weighs all positives alike.
@@ -58,9 +62,11 @@ class AlignCriterion(nn.Module):
             eps: Added to areas in IoU and GIoU: 0 is exact, published code has 1e-6.
 
         Raises:
-            ValueError: There is no such loss, or it has no such option.
+            ValueError: There is no such loss, or it has no such option; not three weights.
         """
         super().__init__()
+        if len(weights) != 3:
+            raise ValueError(f"AlignCriterion: expected three weights, found {len(weights)}")
         classification = _loss(loss, alpha=alpha, gamma=gamma)
         matcher = Matcher(eps=eps)
         if not isinstance(classification, WeightedBCE):
@@ -70,7 +76,7 @@ class AlignCriterion(nn.Module):
             class_weight=weights[0],
             box=BoxLoss(l1=weights[1], giou=weights[2], eps=eps),
             matcher=matcher,
-            k=k if isinstance(k, int) else tuple(k),
+            k=tuple(k) if isinstance(k, Sequence) else operator.index(k),
             proposal_k=proposal_k,
             tau=tau,
             iou_eps=eps,
@@ -90,10 +96,11 @@ class AlignCriterion(nn.Module):
             outputs: `pred_logits` (B, Q, C) and `pred_boxes` (B, Q, 4) cxcywh in [0, 1] of the
                 last layer; `aux_outputs`, a list of such dicts for the layers before it;
                 `enc_outputs`, one such dict of any number of proposals.
-            targets: For each image `labels` (n,) integers and `boxes` (n, 4) cxcywh in [0, 1].
+            targets: For each image `labels` (n,) integers and `boxes` (n, 4) cxcywh in [0, 1]
+                or, where boxes are not clipped, little beyond.
 
         Raises:
-            ValueError: The targets do not fit the predictions or each other.
+            ValueError: Targets, layers and proposals do not fit each other, or are none.
         """
         auxiliary = cast("Sequence[Outputs]", outputs.get("aux_outputs") or ())
         layers = (*(_layer(output) for output in auxiliary), _layer(outputs))
@@ -102,10 +109,30 @@ class AlignCriterion(nn.Module):
             raise ValueError(f"aux_outputs: expected pred_logits of one shape, found {found}")
         proposals = outputs.get("enc_outputs")
         encoder = _layer(cast(Outputs, proposals)) if proposals is not None else None
+        if encoder is not None:
+            self._check_proposals(encoder, layers[-1])
         packed = _packed(targets, layers[-1], self.criterion)
         count = _mean_count(packed, layers[-1])
         losses = self.criterion(_output(layers, encoder), packed, num_targets=count)
         return _renamed(losses, last=len(layers) - 1)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing."""
+        return f"{self.criterion!r}"
+
+    def _check_proposals(self, encoder: LayerOutput, layer: LayerOutput) -> None:
+        images, _, classes = layer.logits.shape
+        is_binary = self.criterion.proposal_labels == "one"
+        if encoder.logits.shape[0] != images:
+            raise ValueError(
+                f"enc_outputs: expected {images} images, found {encoder.logits.shape[0]}"
+            )
+        if not is_binary and encoder.logits.shape[2] != classes:
+            raise ValueError(
+                f"enc_outputs: expected pred_logits of {classes} classes, found "
+                f"{encoder.logits.shape[2]}; give binary_proposals=True where they tell objects "
+                "from background only"
+            )
 
 
 def _loss(name: str, **options: float | None) -> ClassificationLoss:
@@ -123,6 +150,8 @@ def _loss(name: str, **options: float | None) -> ClassificationLoss:
 
 
 def _layer(output: Outputs) -> LayerOutput:
+    if missing := {"pred_logits", "pred_boxes"} - output.keys():
+        raise ValueError(f"outputs: expected pred_logits and pred_boxes, found no {missing}")
     logits, boxes = cast(Tensor, output["pred_logits"]), cast(Tensor, output["pred_boxes"])
     if boxes.shape != (*logits.shape[:2], 4):
         raise ValueError(
@@ -140,6 +169,8 @@ def _packed(
     if len(targets) != images:
         raise ValueError(f"targets: expected {images}, one an image, found {len(targets)}")
     for index, target in enumerate(targets):
+        if missing := {"labels", "boxes"} - target.keys():
+            raise ValueError(f"targets[{index}]: expected labels and boxes, found no {missing}")
         labels, boxes = target["labels"], target["boxes"]
         if labels.ndim != 1 or boxes.shape != (len(labels), 4):
             raise ValueError(
@@ -149,21 +180,33 @@ def _packed(
     if not targets:
         return Targets(layer.boxes.new_zeros(0, 4), layer.boxes.new_zeros(0).long(), ())
     all_labels = [target["labels"] for target in targets]
-    _check_labels(all_labels, columns - (criterion.classification.type == "softmax"))
+    _check_values(targets, columns - (criterion.classification.type == "softmax"))
     labels = [labels.to(torch.int64) for labels in all_labels]
     return Targets.pack([target["boxes"] for target in targets], labels)
 
 
-def _check_labels(all_labels: Sequence[Tensor], classes: int) -> None:
-    """Check that all are classes, with one look at the device unless one is not."""
-    some = [labels for labels in all_labels if len(labels)]
-    if not some or (all(map(_is_integer, some)) and _within(torch.cat(some), classes)):
+def _check_values(targets: Sequence[Mapping[str, Tensor]], classes: int) -> None:
+    """Check that labels are classes, and boxes boxes; one look at the device if they are."""
+    some = [(index, target) for index, target in enumerate(targets) if len(target["labels"])]
+    if not some:
         return
-    for index, labels in enumerate(all_labels):
-        if len(labels) and not (_is_integer(labels) and _within(labels, classes)):
+    labels = [target["labels"] for _, target in some]
+    boxes = torch.cat([target["boxes"] for _, target in some])
+    if all(map(_is_integer, labels)) and bool(
+        _are_classes(torch.cat(labels), classes) & _are_boxes(boxes)
+    ):
+        return
+    for index, target in some:
+        labels, boxes = target["labels"], target["boxes"]
+        if not (_is_integer(labels) and bool(_are_classes(labels, classes))):
             raise ValueError(
                 f"targets[{index}].labels: expected integers from 0 to {classes - 1}, found "
                 f"{labels.tolist()[:5]}; leave objects to be ignored out"
+            )
+        if not bool(_are_boxes(boxes)):
+            raise ValueError(
+                f"targets[{index}].boxes: expected cxcywh as shares of the image's width and "
+                f"height, found {boxes.tolist()[:2]}; divide pixels by the image's size"
             )
 
 
@@ -171,8 +214,13 @@ def _is_integer(labels: Tensor) -> bool:
     return not (labels.is_floating_point() or labels.dtype == torch.bool)
 
 
-def _within(labels: Tensor, classes: int) -> bool:
-    return bool(((labels >= 0) & (labels < classes)).all())
+def _are_classes(labels: Tensor, classes: int) -> Tensor:
+    return ((labels >= 0) & (labels < classes)).all()
+
+
+def _are_boxes(boxes: Tensor) -> Tensor:
+    """Whether centres are in or near the image and sizes not negative; NaN is neither."""
+    return ((boxes.abs() <= BEYOND).all(dim=1) & (boxes[:, 2:] >= 0).all(dim=1)).all()
 
 
 def _output(layers: tuple[LayerOutput, ...], proposals: LayerOutput | None) -> DetectorOutput:

@@ -148,4 +148,12 @@ def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor,
     return grads[0], None, grads[1], grads[2]
 
 
+def _refuse(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG001 (named by torch)
+    raise RuntimeError(
+        "deformable_attention: create_graph=True, no second derivative; aligndetr.kernels."
+        "portable() has one"
+    )
+
+
 torch.library.register_autograd(FORWARD, _differentiate, setup_context=_remember)
+torch.library.register_autograd(BACKWARD, _refuse)

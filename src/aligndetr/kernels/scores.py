@@ -78,7 +78,7 @@ class _Background(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("classification losses: create_graph=True, no second derivative")
         gradient, *positive = ctx.saved_tensors
-        gradient = gradient * grad[:, None, None]
+        gradient = gradient * grad.view(-1, *[1] * (gradient.ndim - 1))
         gradient.index_put_(tuple(positive), positive_grad, accumulate=True)
         return gradient, None, None, None
 

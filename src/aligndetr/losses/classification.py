@@ -274,8 +274,10 @@ def ia_bce(
     of all targets: `ia_bce(logits, (image, query, labels[target]), pairs_iou) / len(labels)`.
 
     Args:
-        logits: (B, Q, C) before the sigmoid; float16 and bfloat16 are computed in float32.
-        positive: Three (P,) index tensors: image, query and class of each matched prediction.
+        logits: (B, Q, C) before the sigmoid, or (Q, C) of one image; float16 and bfloat16 are
+            computed in float32.
+        positive: An index tensor (P,) for each dimension of `logits`: image, query and class of
+            each matched prediction.
         iou: (P,) IoU of each matched prediction with its target, clamped to [0, 1]. No gradient
             flows into it: the quality t = s^alpha * u^(1 - alpha) is a constant target.
         prime: (P,) weights of t, for several positives per object; None is 1 for all.
@@ -286,7 +288,15 @@ def ia_bce(
     Returns:
         Scalar: sum of BCE(s, prime * t) over the positives and of s^gamma * BCE(s, 0) over all
         other entries (arXiv:2304.07527, eq. 6).
+
+    Raises:
+        ValueError: Shapes do not fit each other.
     """
+    if len(positive) != logits.ndim:
+        raise ValueError(
+            f"ia_bce: expected positive with an index for each dimension of logits, "
+            f"{logits.ndim}, found {len(positive)}"
+        )
     loss = IABCE(alpha=alpha, gamma=gamma, clamp=clamp)
     x = at_least_float32(logits.detach()[positive])
     if iou.shape != x.shape or (prime is not None and prime.shape != x.shape):

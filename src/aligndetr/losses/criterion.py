@@ -53,7 +53,8 @@ class Criterion(Settings):
     """Weight of the IoU branch's loss, where the model has that branch."""
     k: PositiveInt | tuple[PositiveInt, ...] = 1
     """Positives per object in the main group: in every layer below the last (eq. 8), or a list
-    with a number for each decoder layer."""
+    with a number for each decoder layer. In each image they take at most half of the queries, as in
+    the authors' code, but never fewer than one an object."""
     proposal_k: PositiveInt = 1
     """Positives per object among the encoder's proposals."""
     proposal_labels: Literal["own", "one"] = "own"

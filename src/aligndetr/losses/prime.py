@@ -16,5 +16,10 @@ def prime_weight(group: Tensor, quality: Tensor, tau: float) -> Tensor:
         group: (P,) int64, the same for all pairs of an object.
         quality: (P,) without gradient.
         tau: Temperature: the smaller, the less secondary positives count.
+
+    Raises:
+        ValueError: `tau` is not positive.
     """
+    if tau <= 0:
+        raise ValueError(f"prime_weight: expected a positive tau, found {tau}")
     return torch.exp(-rank_within(group, quality).to(quality.dtype) / tau)

@@ -8,6 +8,7 @@ background, as in DINO's code.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -141,21 +142,21 @@ def blocks_for(queries: int, *, below: int = 0) -> Callable[[int], int]:
 
     Where 2 * queries is less than `below`, it is the number of blocks (IDEA's code, with 100).
     """
-
-    def blocks(slots: int) -> int:
-        return 2 * queries if 2 * queries < below else max(queries // slots, 1)
-
-    return blocks
+    return partial(_about, queries, below)
 
 
 def always(blocks: int) -> Callable[[int], int]:
     """Return the function that repeats targets so often, however many there are (DN-DETR)."""
+    return partial(_fixed, blocks)
 
-    def fixed(slots: int) -> int:
-        del slots
-        return blocks
 
-    return fixed
+def _about(queries: int, below: int, slots: int) -> int:
+    return 2 * queries if 2 * queries < below else max(queries // slots, 1)
+
+
+def _fixed(blocks: int, slots: int) -> int:
+    del slots
+    return blocks
 
 
 def _places(targets: Targets, repeats: int, slots: int) -> tuple[Tensor, Tensor]:
