@@ -24,7 +24,7 @@ FLOORS = (
     {"predict", "pictures", "checkpoint", "evaluate"},
     {"analyze"},
     {"train", "convert", "export", "integrations"},
-    {"autoconfig"},
+    {"autoconfig", "run_folder"},
     {"runs", "report", "cost"},
     {"api", "tables"},
     {"reproduce"},

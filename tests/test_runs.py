@@ -138,6 +138,71 @@ def test_fine_tuning_rebuilds_the_heads_for_other_classes(
     assert new.state_dict["decoder.heads.0.classes.weight"].shape[0] == 4
 
 
+def copied(shapes: Path, target: Path) -> Path:
+    shutil.copytree(shapes, target)
+    return target
+
+
+def without_objects(file: Path) -> None:
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"annotations": []}))
+
+
+def test_resuming_after_the_data_changed_is_refused(shapes: Path, small_run: Path, tmp_path: Path):
+    data, run = copied(shapes, tmp_path / "data"), tmp_path / "run"
+    shutil.copytree(small_run, run)
+    origin = run / "state" / "origin.json"
+    content = json.loads(origin.read_text())
+    origin.write_text(json.dumps(content | {"data": str(data), "images": 5}))
+    with pytest.raises(CheckpointError, match=r"expected the 5 images .* began with, found 8"):
+        resume(run)
+
+
+def test_nothing_to_learn_is_refused(shapes: Path, tmp_path: Path):
+    data = copied(shapes, tmp_path / "data")
+    without_objects(data / "train.json")
+    with pytest.raises(DatasetError, match="expected objects to train on, found none in 8 images"):
+        train(model="align-dino-tiny", data=data, out=tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_measure_is_told(shapes: Path, tmp_path: Path, capsys):
+    data = copied(shapes, tmp_path / "data")
+    without_objects(data / "val.json")
+    train(model="align-dino-tiny", data=data, out=tmp_path / "run", steps=1, overrides=SMALL)
+    assert "no objects, so no AP can be measured" in capsys.readouterr().err
+
+
+def test_a_training_that_saved_nothing_may_be_started_again(shapes: Path, tmp_path: Path):
+    data, run = copied(shapes, tmp_path / "data"), tmp_path / "run"
+    image = sorted((data / "images").iterdir())[0]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    with pytest.raises(DatasetError, match=image.name):
+        train(model="align-dino-tiny", data=data, out=run, steps=1, overrides=SMALL)
+    assert (run / "config.yaml").is_file()
+    image.write_bytes(whole)
+    train(model="align-dino-tiny", data=data, out=run, steps=1, overrides=SMALL)
+    assert (run / "best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "classes.json", "metrics.jsonl"])
+def test_files_of_the_user_are_never_overwritten(shapes: Path, tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"found a folder with another {name}"):
+        train(model="align-dino-tiny", data=shapes, out=tmp_path, steps=1, overrides=SMALL)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_origin_is_refused(tmp_path: Path, content: str):
+    origin = tmp_path / "state" / "origin.json"
+    origin.parent.mkdir()
+    origin.write_text(content)
+    with pytest.raises(CheckpointError, match="expected where a run's data are, found a damaged"):
+        resume(tmp_path)
+
+
 def test_train_and_val_of_other_classes_are_refused(shapes: Path, tmp_path: Path):
     data = tmp_path / "data"
     shutil.copytree(shapes, data)

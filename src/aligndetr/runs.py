@@ -1,13 +1,8 @@
-"""Runs: a run folder is made, trained into, and continued.
+"""Runs: a run folder is made, trained into, and continued."""
 
-A run folder holds `config.yaml` (fully resolved), `classes.json`, `metrics.jsonl`,
-`best.safetensors`, `last.safetensors`, and in `state/` what resumes it.
-"""
-
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,38 +13,30 @@ from torch import nn
 
 from aligndetr.autoconfig.apply import configure
 from aligndetr.checkpoint import (
-    BEST_WEIGHTS,
     CLASSES_FILE,
     CONFIG_FILE,
-    LAST_WEIGHTS,
-    STATE_FOLDER,
     Checkpoint,
     load_state,
     open_checkpoint,
     read_classes,
-    write_classes,
-    write_json,
-    write_text,
 )
-from aligndetr.config.codec import dump_config, fields_set, load_config, overlay, override
+from aligndetr.config.codec import fields_set, load_config, overlay, override
 from aligndetr.config.presets import PRESETS, get_preset
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations, check_same_classes
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
-from aligndetr.errors import CheckpointError, ConfigError
+from aligndetr.errors import CheckpointError, DatasetError
 from aligndetr.model.build import build_model
 from aligndetr.precision import settle
+from aligndetr.run_folder import Origin, make_run_folder, require_new
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
 from aligndetr.train.tracking import require_tracker
 
 COMMAND_SECONDS = 3.0
 """What a command takes besides: its interpreter's start before, and its end after the training."""
-
-ORIGIN_FILE = "origin.json"
-"""Below the state folder: where the data of a run are, and the arithmetic that it began in."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def train(
     train_split, val_split = _open_splits(data)
     settings = settings.model_copy(update={"num_classes": len(train_split.classes)})
     if start is None and settings.training.autoconfig:
-        _require_new(out)  # before anything takes time
+        require_new(out)  # before anything takes time
         given = fields_set(overrides, config)
         if steps is not None or epochs is not None:
             given |= {"training.epochs"}
@@ -117,14 +104,17 @@ def train(
             settings, train_split, val_split, minutes=minutes, device=target, given=given, say=say
         )
         budget = _budget(settings, steps=steps, minutes=minutes, epochs=epochs)
+    _say_batches(settings)
     written, settings = settings, _with_precision(settings, target)
     torch.manual_seed(settings.training.seed)
-    network, origin = build_model(
+    network, weights_origin = build_model(
         settings, device=target, pretrained=None if start is None else False
     )
-    say(origin if start is None else _transfer(network, start, train_split))
-    origins = {"data": str(data.resolve()), "precision": settings.precision}
-    _make_run_folder(out, written, train_split, origins)
+    say(weights_origin if start is None else _transfer(network, start, train_split))
+    origin = Origin.of(train_split, data, precision=settings.precision, device=target.type)
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            make_run_folder(out, written, train_split, origin)
     metrics = fit(
         network, settings, *_datasets(settings, train_split, val_split), out,
         budget=budget, started=started,
@@ -135,29 +125,30 @@ def train(
 def resume(run: Path, *, device: str = "auto", started: float | None = None) -> Run:
     """Continue an interrupted run exactly where its state was saved last.
 
+    Args:
+        run: A run folder.
+        device: "auto" is the one that the run began on.
+        started: `time.monotonic()` when the command began; now, if None.
+
     Raises:
-        CheckpointError: The folder is not a run, or has no state.
+        CheckpointError: The folder is not a run, has no state, or was trained by another number of
+            processes.
+        ConfigError: There is no such device here.
         DatasetError: The data are not where they were.
     """
     started = time.monotonic() if started is None else started
-    target = _join_processes(device)
-    path = run / STATE_FOLDER / ORIGIN_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"--resume: expected a run folder, found no {STATE_FOLDER}/{ORIGIN_FILE} in {run}; "
-            "give the --out folder of a training that was interrupted"
-        )
-    origins = json.loads(path.read_text(encoding="utf-8"))
+    origin = Origin.read(run)
+    target = _join_processes(origin.device if device == "auto" else device)
     settings = load_config(run / CONFIG_FILE)
-    settings = settings.model_copy(
-        update={"precision": origins.get("precision", settings.precision)}
-    )
-    train_split, val_split = _open_splits(Path(origins["data"]))
+    if origin.precision != "auto":
+        settings = settings.model_copy(update={"precision": origin.precision})
+    train_split, val_split = _open_splits(origin.data)
     if train_split.classes != read_classes(run / CLASSES_FILE):
         raise CheckpointError(
             f"{run / CLASSES_FILE}: expected the classes of {train_split.annotation_file}, found "
             "others; the data have changed since: start a new run"
         )
+    origin.require_same(train_split)
     network, _ = build_model(settings, device=target, pretrained=False)
     metrics = fit(
         network, settings, *_datasets(settings, train_split, val_split), run,
@@ -194,6 +185,14 @@ def say(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
 
+def _say_batches(config: AnyConfig) -> None:
+    """Tell of how many images a step has, where several processes have a batch each."""
+    processes, each = PartialState().num_processes, config.data.batch_size
+    if processes > 1:
+        total = processes * each * config.training.accumulate
+        say(f"{processes} processes with data.batch_size={each} each: steps of {total} images")
+
+
 def _with_training(config: AnyConfig, *, epochs: int | None, seed: int | None) -> AnyConfig:
     changes = {"epochs": epochs, "seed": seed}
     given = [f"training.{name}={value}" for name, value in changes.items() if value is not None]
@@ -227,7 +226,20 @@ def _open_splits(data: Path) -> tuple[Annotations, Annotations]:
         say(f"{split.annotation_file}: {split.layout}, {len(split)} images")
         for issue in split.issues:
             say(issue)
+    _require_objects(train_split, val_split)
     return train_split, val_split
+
+
+def _require_objects(train_split: Annotations, val_split: Annotations) -> None:
+    """Check that there is something to learn, and tell where nothing can be measured."""
+    if not len(train_split.target_boxes[1]):
+        raise DatasetError(
+            f"{train_split.annotation_file}: expected objects to train on, found none in "
+            f"{len(train_split)} images; see whether their labels are where "
+            f"{train_split.layout} has them"
+        )
+    if not len(val_split.target_boxes[1]):
+        say(f"{val_split.annotation_file}: no objects, so no AP can be measured")
 
 
 def _datasets(
@@ -238,28 +250,6 @@ def _datasets(
         DetectionDataset(train_split, augmentation.training(mean, std)),
         DetectionDataset(val_split, augmentation.evaluation(mean, std)),
     )
-
-
-def _make_run_folder(
-    out: Path, config: AnyConfig, split: Annotations, origins: Mapping[str, str]
-) -> None:
-    with PartialState().main_process_first():
-        if not PartialState().is_main_process:
-            return
-        _require_new(out)
-        write_text(out / CONFIG_FILE, dump_config(config))
-        write_classes(out / CLASSES_FILE, split.classes)
-        write_json(out / STATE_FOLDER / ORIGIN_FILE, origins)
-
-
-def _require_new(out: Path) -> None:
-    found = [name for name in (CONFIG_FILE, BEST_WEIGHTS, LAST_WEIGHTS) if (out / name).exists()]
-    if found or (out.exists() and not out.is_dir()):
-        what = f"a run ({found[0]})" if found else "a file"
-        raise ConfigError(
-            f"--out: expected a new folder, found {what} at {out}; choose another name, or "
-            f"continue an interrupted run with --resume {out}"
-        )
 
 
 def _transfer(network: nn.Module, start: Checkpoint, split: Annotations) -> str:

@@ -86,6 +86,16 @@ def test_a_restored_training_takes_the_same_steps(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+def test_another_number_of_processes_cannot_continue(tmp_path: Path) -> None:
+    states = [random_state(), random_state()]
+    save_state(tmp_path, trained(), position=Position(), budget=Budget(steps=1), random=[*states])
+    saved = load_state(tmp_path)
+    saved.require_processes(2)
+    for count in (1, 3):
+        with pytest.raises(CheckpointError, match=f"began this run, 2, found {count}; start it"):
+            saved.require_processes(count)
+
+
 def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     for count in (1, 2):
         save_state(
@@ -121,6 +131,8 @@ def test_a_damaged_state_or_one_with_code_is_refused(
 def test_a_cut_state_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, trained(), position=Position(), budget=Budget(steps=1), random=[])
     path = tmp_path / STATE_FILE
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="found a file that cannot be read"):
-        load_state(tmp_path)
+    whole = path.read_bytes()
+    for content in (whole[:-200], b""):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="found a file that cannot be read"):
+            load_state(tmp_path)

@@ -179,7 +179,7 @@ NOT_DETR = (
 )
 BEST = {
     "align-dab-detr-r50": "the paper's single-scale detector",
-    "align-dino-r50-4scale": "the paper's best detector; GPUs and COCO",
+    "align-dino-r50-4scale": "the paper's main detector; GPUs and COCO",
 }
 """What the Align versions of the paper's two baselines are for."""
 

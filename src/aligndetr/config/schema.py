@@ -28,6 +28,9 @@ from aligndetr.losses.criterion import Criterion
 from aligndetr.losses.regions import RegionCriterion
 from aligndetr.settings import Settings
 
+LARGEST_SEED = 2**32 - 2**16
+"""numpy takes 32 bits; the processes of a distributed run add their rank."""
+
 
 class Postprocess(Settings):
     """How predictions become detections."""
@@ -140,7 +143,7 @@ class Training(Settings):
     """Epochs between evaluations; a budget in minutes evaluates less often, and at its end."""
     tracker: Literal["none", "tensorboard"] = "none"
     """Who else gets the numbers of `metrics.jsonl`; TensorBoard's files go to the run folder."""
-    seed: Count = 0
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class Config(Settings):

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
+from aligndetr.checkpoint import load_state as load_weights_into
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.batch import evaluation_loader, training_loader
 from aligndetr.data.dataset import DetectionDataset
@@ -17,7 +18,7 @@ from aligndetr.train.caching import Caching, let_go
 from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
-from aligndetr.train.state import load_state
+from aligndetr.train.state import STATE_FILE, load_state
 from aligndetr.train.tracking import track
 
 CACHE_SHARE = 0.25
@@ -68,10 +69,12 @@ def fit(
         # Denoising has no queries, so its embedding no gradient, where a batch has no targets.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if saved is not None:
+        saved.require_processes(accelerator.num_processes)
     set_seed(config.training.seed, device_specific=True)
     model.to(accelerator.device)
     if saved is not None:  # before any feature is cached
-        model.load_state_dict(saved.weights["network"])
+        load_weights_into(model, saved.weights["network"], str(out / STATE_FILE))
     if tracker != "none":
         accelerator.init_trackers(tracker)
     send = partial(track, accelerator)

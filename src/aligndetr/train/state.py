@@ -74,6 +74,19 @@ class Saved:
     weights: Mapping[str, Any]
     random: tuple[Mapping[str, Any], ...]
 
+    def require_processes(self, count: int) -> None:
+        """Check that as many processes continue as began: each has its share of every batch.
+
+        Raises:
+            CheckpointError: They are more or fewer.
+        """
+        if count != len(self.random):
+            raise CheckpointError(
+                f"--resume: expected the number of processes that began this run, "
+                f"{len(self.random)}, found {count}; start it with 'accelerate launch "
+                f"--num_processes {len(self.random)}', or fine-tune from it with --model"
+            )
+
     def restore(self, trained: Trained, rank: int) -> None:
         """Load the weights into `trained`, and set this process's random generators."""
         trained.network.load_state_dict(self.weights["network"])
@@ -146,7 +159,7 @@ def load_state(out: Path) -> Saved:
             content["weights"],
             tuple(content["random"]),
         )
-    except (KeyError, OSError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+    except (EOFError, KeyError, OSError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path}: expected the state of a training, found a file that cannot be read; "
             f"fine-tune from {out / 'last.safetensors'} instead"
