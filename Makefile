@@ -38,4 +38,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/all.py
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache

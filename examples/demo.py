@@ -1,6 +1,6 @@
 """Train a small Align-DETR on synthetic pictures, evaluate it, draw and analyse what it finds.
 
-    python examples/demo.py [--minutes 4.5] [--out runs/demo]
+    python examples/demo.py [--minutes 4.5 | --steps 350] [--out runs/demo]
 
 Needs no network, no data of your own, and about five minutes on two cores.
 """
@@ -16,24 +16,30 @@ from aligndetr.api import Detector, train
 from aligndetr.data.shapes import shapes_dataset
 from aligndetr.drawing import contact_sheet
 
+MODEL = "align-dino-tiny"
 PICTURES = 12
 
 
 def main() -> None:
     started = time.monotonic()
     parser = argparse.ArgumentParser(description="Train, evaluate and draw, in minutes.")
-    parser.add_argument("--minutes", type=float, default=4.5, help="time for training")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=4.5, help="time for training")
+    length.add_argument("--steps", type=int, help="train so many steps, however long they take")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder")
     options = parser.parse_args()
 
-    data = shapes_dataset()
+    if not is_free(options.out):
+        parser.error(f"--out: expected a new folder, found {options.out}; name another")
     if options.out.exists():
         shutil.rmtree(options.out)
+    data = shapes_dataset()
     train(
-        model="align-dino-tiny",
+        model=MODEL,
         data=data,
         out=options.out,
-        minutes=options.minutes,
+        minutes=None if options.steps else options.minutes,
+        steps=options.steps,
         started=started,
     )
     detector = Detector(options.out)
@@ -42,6 +48,14 @@ def main() -> None:
     draw(detector, data, options.out / "predictions")
     detector.analyze(data, out=options.out)
     report(metrics, options.out, time.monotonic() - started)
+
+
+def is_free(out: Path) -> bool:
+    """Whether nothing is at `out`, or what an earlier demonstration left."""
+    config = out / "config.yaml"
+    return not out.exists() or (
+        config.is_file() and f"name: {MODEL}\n" in config.read_text(encoding="utf-8")
+    )
 
 
 def draw(detector: Detector, data: Path, out: Path) -> None:

@@ -124,11 +124,13 @@ def test_a_folder_is_predicted_into_pictures_and_coco_results(
 
 
 def test_training_a_detector_makes_it_the_trained_one(shapes: Path, tmp_path: Path):
-    detector = Detector("align-dino-tiny", pretrained=False, device="cpu")
+    detector = Detector("align-dino-tiny", pretrained=False, device="cpu", precision="fp32")
     run = detector.train(shapes, out=tmp_path / "run", steps=1, overrides=SMALL)
     assert detector.classes.names == ("circle", "square", "triangle")
     assert detector.origin == str(run.folder)
     assert "AP" in run.metrics
+    assert not detector.config.backbone.pretrained
+    assert detector.config.precision == "fp32"
 
 
 def test_an_absent_device_is_one_clear_line():

@@ -437,6 +437,18 @@ def test_a_mistake_of_the_user_is_one_line(api: FakeApi, capsys, arguments, kind
     assert shown.err == "chatter\nerror: cells: expected images, found none; add some\n"
 
 
+def test_a_preset_finds_nothing_before_it_is_trained(api: FakeApi, capsys):
+    assert main(["eval", "--model", "align-dino-tiny", "--data", "cells"]) == 2
+    assert "found the preset align-dino-tiny, which is not trained" in capsys.readouterr().err
+    assert api.calls == []
+
+
+def test_what_may_not_be_read_is_one_line(api: FakeApi, capsys):
+    api.failure = PermissionError(13, "Permission denied", "runs/a")  # pyright: ignore
+    assert main(EVAL) == 2
+    assert "error: runs/a: expected a file or folder that may be used" in capsys.readouterr().err
+
+
 def test_a_mistake_of_ours_is_not_caught(api: FakeApi):
     api.failure = ZeroDivisionError("ours")
     with pytest.raises(ZeroDivisionError, match="ours"):

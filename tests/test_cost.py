@@ -88,10 +88,12 @@ def test_multiply_adds_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch
     ("name", "long_side"),
     [
         ("detr-r50", 1128),  # the average over COCO's images
-        ("h-deformable-detr-r50", 1121),
+        pytest.param("h-deformable-detr-r50", 1121, marks=pytest.mark.slow),
         ("faster-rcnn-r50-fpn", 1099),
-        ("dino-r50-4scale", 1296),  # 800 x 1280 or so
-        ("deformable-detr-refined-r50", None),  # 235 is that of wider feed-forwards
+        # 800 x 1280 or so
+        pytest.param("dino-r50-4scale", 1296, marks=pytest.mark.slow),
+        # 235 is that of wider feed-forwards
+        pytest.param("deformable-detr-refined-r50", None, marks=pytest.mark.slow),
     ],
 )
 def test_the_image_is_found_that_costs_what_the_paper_says(name: str, long_side: int | None):

@@ -74,7 +74,9 @@ def test_the_first_detection_lies_on_top():
 
 
 def test_a_box_with_its_corners_swapped_is_drawn_as_a_line():
-    draw_boxes(gray(640, 480), torch.tensor([[300.0, 300.0, 100.0, 100.0]]), [0], ["x"])
+    drawn = draw_boxes(gray(640, 480), torch.tensor([[300.0, 300.0, 100.0, 100.0]]), [0], [""])
+    assert (np.asarray(drawn) == PALETTE[0]).all(axis=2).sum() > 0
+    assert changed(drawn)[:, :90].sum() == changed(drawn)[310:].sum() == 0
 
 
 def test_lines_and_captions_grow_with_the_picture():

@@ -8,16 +8,24 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 
 
+def demo(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROJECT / "examples" / "demo.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_demonstration_removes_nothing_but_its_own(tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    photo.touch()
+    done = demo("--out", str(tmp_path))
+    assert done.returncode == 2
+    assert f"expected a new folder, found {tmp_path}" in done.stderr
+    assert photo.exists()
+
+
 @pytest.mark.slow
 def test_the_demonstration_leaves_numbers_and_pictures(tmp_path: Path):
     out = tmp_path / "demo"
-    command = [sys.executable, str(PROJECT / "examples" / "demo.py")]
-    done = subprocess.run(
-        [*command, "--minutes", "1.5", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = demo("--steps", "150", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "eval.json").read_text())["AP"] > 0.2
     assert len(list((out / "predictions").glob("*.png"))) == 13

@@ -175,14 +175,38 @@ def test_broken_pictures_are_one_error_and_nothing_else_is_lost(tmp_path: Path):
 def test_a_source_is_never_overwritten(tmp_path: Path):
     path = write_picture(tmp_path / "a.png")
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=r"expected another folder .* a\.png would be overwritte"):
+    with pytest.raises(
+        ConfigError, match=r"--out: expected a folder .* a\.png in .* would be overwritten"
+    ):
         run([path], tmp_path)
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["a.png", "predictions.json", "images.json"])
+def test_files_of_the_user_are_never_overwritten(tmp_path: Path, name: str):
+    path = write_picture(tmp_path / "in" / "a.jpg")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"found {name} in .* would be overwritten; name anoth"):
+        run([path], out)
+    assert [file.name for file in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_an_earlier_prediction_is_replaced(tmp_path: Path):
+    path = write_picture(tmp_path / "in" / "a.jpg")
+    first = run([path], tmp_path / "out")
+    assert run([path], tmp_path / "out", threshold=0.9).results == []
+    assert len(first.results) == 1
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+
+
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path):
     path = write_picture(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"a\.png: expected a folder for the results, found a fi"):
+    with pytest.raises(
+        ConfigError, match=r"--out: expected a folder to write to, found .*a\.png: File ex"
+    ):
         run([path], path)
 
 

@@ -1,7 +1,7 @@
-"""The library in a few calls: train, evaluate, predict.
+"""The library in a few calls: train, evaluate, predict, analyze.
 
-`Detector` holds a model that is ready for use; `train` and `resume` make runs. The command line
-does nothing that is not here.
+`Detector` holds a model that is ready for use; `train` and `resume` make runs. The verbs of the
+same names are these calls.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import overload
 
 from aligndetr.checkpoint import METRICS_FILE, make_folder
 from aligndetr.checkpoint import load_state as load_weights_into
+from aligndetr.config.codec import override
 from aligndetr.config.presets import get_preset
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
@@ -56,20 +57,24 @@ class Detector:
 
         Args:
             model: Run folder, .safetensors file, or preset; `aligndetr models` lists them.
-            num_classes: Of a preset; a run knows its own.
+            num_classes: Of a preset; a run knows its own. Training takes those of its data.
             pretrained: Whether a preset starts from ImageNet weights; False is random weights.
             device: "auto", "cpu", "cuda" or "mps".
             precision: Arithmetic of the transformer; auto is bf16 where that is fast.
 
         Raises:
-            ConfigError: No such preset or device.
+            ConfigError: No such preset, device or precision.
             CheckpointError: The run or the weights cannot be used.
+            ValueError: A run has another number of classes.
         """
         self.device = resolve_device(device)
         self.origin = str(model)
+        self._overrides = () if precision == "auto" else (f"precision={precision}",)
         checkpoint = open_start(model)
         if checkpoint is None:
             config = get_preset(str(model))
+            if not pretrained:
+                self._overrides += ("backbone.pretrained=false",)
             if num_classes is not None:
                 config = config.model_copy(update={"num_classes": num_classes})
             self.classes = Classes.numbered(config.num_classes)
@@ -86,7 +91,7 @@ class Detector:
 
     def _build(self, config: AnyConfig, precision: Precision, *, pretrained: bool) -> None:
         if precision != "auto":
-            config = config.model_copy(update={"precision": precision})
+            config = override(config, [f"precision={precision}"])
         self.config = config
         use_imagenet = pretrained and config.backbone.pretrained
         self.model, self.weights_origin = build_model(
@@ -117,6 +122,7 @@ class Detector:
 
         Raises:
             DatasetError: A picture cannot be found or read.
+            ValueError: An array or a tensor has another shape or type.
         """
         backbone = self.config.backbone
         transform = (
@@ -146,6 +152,10 @@ class Detector:
 
         Returns:
             For each image its file, its picture, and how many detections it has.
+
+        Raises:
+            ConfigError: A picture of `out` would replace one of `source`.
+            DatasetError: An image cannot be found or read.
         """
         backbone = self.config.backbone
         predictions = predict_files(
@@ -236,6 +246,9 @@ class Detector:
     ) -> Run:
         """Train on a data folder, starting from this detector's origin, and become the result.
 
+        The origin is a preset or a run as this detector was opened: with its device and precision,
+        and without ImageNet weights where it was to have none.
+
         Args:
             data: COCO, VOC or YOLO data with a train and a val split.
             out: A new run folder.
@@ -244,12 +257,21 @@ class Detector:
             minutes: Wall-clock time of the whole call.
             overrides: Changes to the configuration, such as "training.learning_rate=1e-4".
             seed: Decides on everything random.
+
+        Returns:
+            The run: its folder, and the metrics of its best weights.
+
+        Raises:
+            ConfigError: The configuration, the budget or `out` cannot be used.
+            DatasetError: The data cannot be used.
+            CheckpointError: Weights cannot be had.
+            DivergenceError: A loss became infinite or NaN.
         """
         run = train(
             model=self.origin,
             data=Path(data),
             out=Path(out),
-            overrides=overrides,
+            overrides=(*self._overrides, *overrides),
             epochs=epochs,
             steps=steps,
             minutes=minutes,
@@ -257,8 +279,7 @@ class Detector:
             device=self.device.type,
         )
         trained = Detector(run.folder, device=self.device.type)
-        self.origin, self.classes, self.config = trained.origin, trained.classes, trained.config
-        self.model, self.weights_origin = trained.model, trained.weights_origin
+        vars(self).update(vars(trained))
         return run
 
     def _detect(self) -> Detect:
@@ -286,6 +307,11 @@ def analyze(
         compare: A run or a JSON file of COCO results to show beside.
         progress: Called with the images of every batch that was searched.
         stage: Told what is done next, once all images are searched.
+
+    Raises:
+        ConfigError: `subject` is no preset and no path, or `out` cannot be made.
+        CheckpointError: A run cannot be used.
+        DatasetError: The data or the results cannot be read.
     """
     annotations = open_split(Path(data), split)
     make_folder(Path(out), "--out")

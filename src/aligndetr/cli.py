@@ -45,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = INTERRUPTED_EXIT
     except UserError as error:
         return _refuse(str(error))
+    except PermissionError as error:
+        return _refuse(
+            f"{error.filename}: expected a file or folder that may be used, found: "
+            f"{error.strerror}; change its permissions, or name another"
+        )
     except CLICK_ERROR as error:
         return _refuse(_usage(cast(typer.BadParameter, error)))
     if code == INTERRUPTED_EXIT:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from aligndetr.data.images import IMAGE_SUFFIXES, UNREADABLE, to_rgb
+from aligndetr.data.images import IMAGE_SUFFIXES, UNREADABLE, to_rgb, upright
 from aligndetr.errors import DatasetError
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor
@@ -117,7 +117,7 @@ def _is_image_name(file: Path) -> bool:
 def _decoded(file: Path | io.BytesIO, where: str) -> Tensor:
     try:
         with Image.open(file) as image:
-            return _from_pil(ImageOps.exif_transpose(image), where)
+            return _from_pil(upright(image), where)
     except FileNotFoundError:
         raise DatasetError(f"{where}: expected an image, found no file; mend the path") from None
     except UNREADABLE as error:

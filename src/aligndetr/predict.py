@@ -1,15 +1,17 @@
 """Pictures become detections, in memory or as files: boxes drawn, and results in COCO's form."""
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from aligndetr.checkpoint import write_text
+from aligndetr.checkpoint import make_folder, write_bytes, write_text
 from aligndetr.data.transforms import Pipeline, Triple, size_of
 from aligndetr.drawing import picture_from_pixels
 from aligndetr.errors import ConfigError, DatasetError
@@ -77,7 +79,8 @@ def predict_files(
     every picture.
 
     Raises:
-        ConfigError: `out` is not a folder, or a picture would overwrite a source.
+        ConfigError: `out` cannot be written to, or a file that is not of an earlier prediction
+            would be overwritten.
         DatasetError: a picture cannot be read; all others are done and written by then.
     """
     targets = _targets(paths, out)
@@ -90,8 +93,7 @@ def predict_files(
         except DatasetError as error:
             problems[path] = error
         else:
-            # A third of the time of the default 6, and a tenth larger.
-            detections.plot().save(target, compress_level=3)
+            _save(detections.plot(), target)
             results += detections.to_coco(image_id)
             images.append(_image_entry(path, target, image_id, detections.image_size))
         if progress is not None:
@@ -117,8 +119,6 @@ def image_ids(paths: Sequence[Path]) -> list[int]:
 
 def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
     """Return where each picture goes: its stem, numbered where another picture took it."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: expected a folder for the results, found a file; name another")
     taken: set[str] = set()
     targets: list[Path] = []
     for path in paths:
@@ -128,14 +128,42 @@ def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
             name = f"{path.stem}-{count}"
         taken.add(name.lower())
         targets.append(out / f"{name}.png")
-    overwritten = {path.resolve() for path in paths} & {path.resolve() for path in targets}
-    if overwritten:
-        raise ConfigError(
-            f"{out}: expected another folder than that of the sources, found that "
-            f"{min(overwritten).name} would be overwritten; name another folder"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
+    _require_replaceable(paths, targets, out)
     return targets
+
+
+def _require_replaceable(paths: Sequence[Path], targets: Sequence[Path], out: Path) -> None:
+    """Check that nothing is overwritten but what an earlier prediction left: not the sources."""
+    earlier = _pictures_in(out / IMAGES_FILE)
+    ours = {RESULTS_FILE, IMAGES_FILE, *earlier} if earlier is not None else set[str]()
+    written = [*targets, out / RESULTS_FILE, out / IMAGES_FILE]
+    sources = {path.resolve() for path in paths}
+    lost = [
+        path.name
+        for path in written
+        if path.exists() and (path.name not in ours or path.resolve() in sources)
+    ]
+    if lost:
+        raise ConfigError(
+            f"--out: expected a folder for results alone, found {min(lost)} in {out}, which would "
+            "be overwritten; name another folder"
+        )
+
+
+def _pictures_in(file: Path) -> set[str] | None:
+    """Return the pictures that an earlier prediction wrote beside a file; None if it is no such."""
+    try:
+        return {str(image["picture"]) for image in json.loads(file.read_bytes())["images"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _save(picture: Image.Image, target: Path) -> None:
+    buffer = io.BytesIO()
+    # A third of the time of the default 6, and a tenth larger.
+    picture.save(buffer, format="PNG", compress_level=3)
+    write_bytes(target, buffer.getvalue())
 
 
 def _image_entry(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aligndetr.errors import ConfigError
+
 if TYPE_CHECKING:
     from aligndetr.api import Detector
 
@@ -30,10 +32,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def open_detector(model: str) -> "Detector":
-    """Return a trained detector, in a process that keeps its memory: ours, not a caller's."""
+    """Return a trained detector, in a process that keeps its memory: ours, not a caller's.
+
+    Raises:
+        ConfigError: It is a preset, whose heads know nothing yet.
+        CheckpointError: It cannot be used.
+    """
     from aligndetr.api import Detector
+    from aligndetr.config.presets import PRESETS
     from aligndetr.train.memory import keep_heap
 
+    if model in PRESETS:
+        raise ConfigError(
+            f"--model: expected a run folder or a .safetensors file, found the preset {model}, "
+            f"which is not trained; make a run of it with 'aligndetr train --model {model}'"
+        )
     keep_heap()
     return Detector(model)
 

@@ -29,7 +29,8 @@ def reproduce(
     tables: Annotated[
         list[str],
         typer.Argument(
-            metavar="TABLE ...", help="2, 3, 4, 5, 6a, 6b, 6c, 7, 8, B, fig1, fig4, figA, figB, all"
+            metavar="TABLE ...",
+            help="2, 3, 4, 5, 6 or 6a, 6b, 6c, 7, 8, B, fig1, fig4, figA, figB, all",
         ),
     ],
     scale: Annotated[
