@@ -154,7 +154,9 @@ class Detector:
             For each image its file, its picture, and how many detections it has.
 
         Raises:
-            ConfigError: A picture of `out` would replace one of `source`.
+            ConfigError: `out` cannot be made, or a file that is not of an earlier prediction would
+                be overwritten.
+            CheckpointError: A file of `out` cannot be written.
             DatasetError: An image cannot be found or read.
         """
         backbone = self.config.backbone

@@ -16,7 +16,7 @@ from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
 from aligndetr.data.shapes import shapes_dataset
 from aligndetr.model.detector import DetectorModel
-from aligndetr.train import evaluation, fit, log, loop
+from aligndetr.train import evaluation, fit, log, loop, pictures
 from aligndetr.train.budget import Budget
 from aligndetr.types import DetectorOutput, Features, ImageBatch, LayerOutput, QueryGroup, Targets
 
@@ -88,7 +88,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (evaluation, log, loop):
+    for module in (evaluation, log, loop, pictures):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
