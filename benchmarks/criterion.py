@@ -9,6 +9,7 @@ ratio, and the peak memory of each in a process of its own.
 """
 
 import argparse
+import ctypes
 import multiprocessing
 import statistics
 import time
@@ -195,6 +196,7 @@ def peak_mib(case: Case, name: str, threads: int) -> float:
     small = make(Case(1, is_trained=False))
     step(small, loss(small))  # compiles and loads what there is to load
     batch = make(case)
+    ctypes.CDLL(None).malloc_trim(0)  # else pages that were freed are used without being counted
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = psutil.Process().memory_info().rss
     step(batch, loss(batch))

@@ -10,7 +10,7 @@ Then the throughput and the latency of the laptop's preset, which has no peer th
 import argparse
 from functools import partial
 
-from tools.contestants import PEERS, make_our_inference, make_their_inference
+from tools.contestants import PEERS, make_our_inference, make_their_inference, timed_precisions
 from tools.products import make_products
 from tools.report import Row, against, run
 from tools.turns import Outcome, take_turns
@@ -65,7 +65,7 @@ def laptop(options: argparse.Namespace) -> list[Row]:
 
 def measure(options: argparse.Namespace) -> list[Row]:
     return [
-        *full_size(options, DINO, ("fp32", "bf16")),
+        *full_size(options, DINO, timed_precisions()),
         *full_size(options, DAB, ("fp32",)),
         *laptop(options),
     ]

@@ -12,7 +12,13 @@ import argparse
 from functools import partial
 
 from aligndetr.config.presets import get_detr
-from tools.contestants import PEERS, make_cached_step, make_our_step, make_their_step
+from tools.contestants import (
+    PEERS,
+    make_cached_step,
+    make_our_step,
+    make_their_step,
+    timed_precisions,
+)
 from tools.report import Row, against, run
 from tools.turns import take_turns
 
@@ -43,7 +49,7 @@ def steps(options: argparse.Namespace, model: str, precisions: tuple[str, ...]) 
 
 def measure(options: argparse.Namespace) -> list[Row]:
     return [
-        *steps(options, DINO, ("fp32", "bf16")),
+        *steps(options, DINO, timed_precisions()),
         *steps(options, DAB, ("fp32",)),
         *laptop(options),
     ]

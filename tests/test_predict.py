@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,21 @@ def write_coco(path: Path, names: dict[str, int]) -> None:
     path.write_text(json.dumps({"images": images}))
 
 
-def run(paths: list[Path], out: Path, *, threshold: float = 0.5) -> Predictions:
+def run(
+    paths: list[Path],
+    out: Path,
+    *,
+    threshold: float = 0.5,
+    progress: Callable[[int], None] | None = None,
+) -> Predictions:
     return predict_files(
-        detect, paths, out, classes=CLASSES, transform=RESIZED, threshold=threshold
+        detect,
+        paths,
+        out,
+        classes=CLASSES,
+        transform=RESIZED,
+        threshold=threshold,
+        progress=progress,
     )
 
 
@@ -170,6 +183,20 @@ def test_broken_pictures_are_one_error_and_nothing_else_is_lost(tmp_path: Path):
     paths[3].write_bytes(b"")
     with pytest.raises(DatasetError, match=r"b\.png: .*; nor can .*d\.png; results of the other 2"):
         run(paths, tmp_path / "out")
+
+
+def test_what_was_found_before_a_stop_is_kept_and_may_be_replaced(tmp_path: Path):
+    paths = [write_picture(tmp_path / f"{name}.jpg") for name in "ab"]
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(paths, tmp_path / "out", progress=stop)
+
+    results = json.loads((tmp_path / "out" / "predictions.json").read_bytes())
+    assert [result["image_id"] for result in results] == [0]
+    assert len(run(paths, tmp_path / "out").images) == 2
 
 
 def test_a_source_is_never_overwritten(tmp_path: Path):

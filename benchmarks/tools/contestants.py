@@ -16,6 +16,7 @@ from aligndetr.config.presets import get_detr
 from aligndetr.config.schema import Config
 from aligndetr.model.build import build_model
 from aligndetr.model.detector import DetectorModel
+from aligndetr.precision import cpu_advantage
 from aligndetr.train.memory import keep_heap
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.types import Features, ImageBatch, Targets
@@ -23,11 +24,18 @@ from tools.turns import Call
 
 CPU = torch.device("cpu")
 CLASSES, CLIP_NORM, LEARNING_RATE = 80, 0.1, 1e-4
+EMULATED = 0.5
+"""A CPU whose products are this many times as fast in bf16 as in fp32, or fewer, emulates bf16."""
 PEERS = {"align-dino-r50-4scale": "DeformableDetr", "dab-detr-r50": "DabDetr"}
 """Our preset -> the class of transformers whose network has the same sizes."""
 
 Size = tuple[int, int]
 """Height and width."""
+
+
+def timed_precisions() -> tuple[str, ...]:
+    """Return what networks are timed in: fp32, and bf16 unless this CPU only emulates it."""
+    return ("fp32", "bf16") if cpu_advantage() > EMULATED else ("fp32",)
 
 
 def ours(model: str, precision: str, **changes: object) -> DetectorModel:

@@ -87,18 +87,20 @@ def predict_files(
     results: list[dict[str, object]] = []
     images: list[dict[str, object]] = []
     problems: dict[Path, DatasetError] = {}
-    for path, target, image_id in zip(paths, targets, image_ids(paths), strict=True):
-        try:
-            detections = predict(detect, path, transform).above(threshold)
-        except DatasetError as error:
-            problems[path] = error
-        else:
-            _save(detections.plot(), target)
-            results += detections.to_coco(image_id)
-            images.append(_image_entry(path, target, image_id, detections.image_size))
-        if progress is not None:
-            progress(1)
-    _write_results(out, results, images, classes)
+    try:
+        for path, target, image_id in zip(paths, targets, image_ids(paths), strict=True):
+            try:
+                detections = predict(detect, path, transform).above(threshold)
+            except DatasetError as error:
+                problems[path] = error
+            else:
+                results += detections.to_coco(image_id)
+                images.append(_image_entry(path, target, image_id, detections.image_size))
+                _save(detections.plot(), target)
+            if progress is not None:
+                progress(1)
+    finally:  # also when stopped: what was found is kept
+        _write_results(out, results, images, classes)
     if problems:
         raise _joined(problems, len(paths), out)
     return Predictions(results, images)

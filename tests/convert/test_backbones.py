@@ -182,3 +182,15 @@ def test_caffes_weights_are_refused():
 def test_a_neck_for_other_maps_is_refused():
     with pytest.raises(CheckpointError, match=r"some of \[64, 8, 16, 24, 40\] .* one for \[16, 40"):
         settings_of(as_torchvision(small_resnet()), (16, 40))
+
+
+def test_stages_of_equal_channels_are_not_guessed():
+    tensors = as_torchvision(small_resnet((16, 16, 24, 24)))
+    with pytest.raises(CheckpointError, match=r"several have \[24\] channels"):
+        settings_of(tensors, (24,))
+
+
+def test_a_missing_stage_is_named():
+    tensors = {n: v for n, v in as_torchvision(small_resnet()).items() if "layer2" not in n}
+    with pytest.raises(KeyError, match=r"layer2\.0\.conv1"):
+        settings_of(tensors, (40,))

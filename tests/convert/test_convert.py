@@ -1,5 +1,6 @@
 """Published detectors become runs: tensor by tensor, and prediction by prediction."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,7 +252,89 @@ def test_the_report_names_what_was_converted(tmp_path: Path):
     assert report["missing"] == report["unexpected"] == report["misshapen"] == []
 
 
+def with_options(folder: Path, tensors: dict[str, Tensor], **options: object) -> Path:
+    path = folder / "published.pth"
+    torch.save({"model": tensors, "args": argparse.Namespace(**options)}, path)
+    return path
+
+
+def test_the_options_of_its_training_say_what_shapes_do_not(tmp_path: Path):
+    options = {"nheads": 4, "pe_temperatureH": 30, "pe_temperatureW": 30, "dilation": True}
+    config = convert(with_options(tmp_path, tensors_of("dab"), **options), tmp_path / "run").config
+    assert config.heads == 4
+    assert config.position.temperature == 30
+    assert config.backbone.output_stride == 16
+
+
+def test_the_options_say_how_queries_are_grouped(tmp_path: Path):
+    tensors = tensors_of("h-deformable")
+    count = len(tensors["query_embed.weight"])
+    options = {"nheads": 4, "num_queries_one2one": count - 2, "look_forward_twice": False}
+    config = convert(with_options(tmp_path, tensors, **options), tmp_path / "run").config
+    assert config.queries.count == count - 2
+    assert config.groups is not None
+    assert config.groups.queries == 2
+    assert config.decoder.refinement == "detached"
+
+
+def test_proposals_are_counted_where_queries_have_no_content(tmp_path: Path):
+    tensors = tensors_of("dino")
+    del tensors["transformer.tgt_embed.weight"]
+    path = with_options(tmp_path, tensors, nheads=4, two_stage_type="standard", num_queries=70)
+    assert convert(path, tmp_path / "run").config.queries.count == 70
+
+
+def test_refined_boxes_are_told_by_names_even_of_equal_heads(tmp_path: Path):
+    tensors = tensors_of("deformable")
+    shared = published.with_shared_heads(tensors)
+    alike = {f"transformer.decoder.{n}": v for n, v in shared.items() if n.startswith("bbox_embed")}
+    assert brought(tmp_path, shared | alike).config.name == "deformable-detr-refined-r50"
+
+
 # What goes wrong
+
+
+def test_options_of_another_network_are_refused(tmp_path: Path):
+    path = with_options(tmp_path, tensors_of("dino"), nheads=4, transformer_activation="gelu")
+    with pytest.raises(CheckpointError, match="activation_function=gelu in its args"):
+        convert(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (lambda v: v.fill_(torch.nan), "NaN or infinity"),
+        (lambda v: v.fill_(torch.inf), "NaN or infinity"),
+        (lambda v: v.long(), r"torch\.int64"),
+        (lambda v: v.to_sparse(), r"torch\.sparse_coo"),
+        (lambda v: v.to(torch.complex64), r"torch\.complex64"),
+    ],
+)
+def test_what_is_no_number_of_a_network_is_refused(broken, found: str, tmp_path: Path):
+    name = "transformer.encoder.layers.0.norm1.weight"
+    tensors = tensors_of("dino")
+    tensors[name] = broken(tensors[name].clone())
+    with pytest.raises(CheckpointError, match=f"{name}: expected finite real numbers.*{found}"):
+        brought(tmp_path, tensors)
+
+
+@pytest.mark.parametrize(
+    "name", ["class_embed.0.weight", "transformer.level_embed", "backbone.0.body.conv1.weight"]
+)
+@pytest.mark.parametrize("axes", [0, 1])
+def test_tensors_of_too_few_axes_are_refused(name: str, axes: int, tmp_path: Path):
+    tensors = tensors_of("dino")
+    tensors[name] = torch.ones((3,) * axes)
+    with pytest.raises(CheckpointError, match=r"expected .* found|to be one tensor"):
+        brought(tmp_path, tensors)
+
+
+@pytest.mark.parametrize("part", ["layer1.0.conv2.weight", "layer3.0.conv1.weight"])
+def test_a_backbone_without_a_part_is_not_complete(part: str, tmp_path: Path):
+    tensors = tensors_of("dino")
+    del tensors[f"backbone.0.body.{part}"]
+    with pytest.raises(CheckpointError, match=rf"found none that is our {part}.*not complete"):
+        brought(tmp_path, tensors)
 
 
 def test_what_does_not_fit_is_named_and_no_run_is_made(tmp_path: Path):

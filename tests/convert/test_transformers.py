@@ -24,6 +24,7 @@ ROWS = 91
 BACKBONES: dict[str, dict[str, Any]] = {
     "basic": {"layer_type": "basic", "embedding_size": 16, "hidden_sizes": [8, 16, 24, 32]},
     "bottleneck": {"layer_type": "bottleneck", "hidden_sizes": [16, 32, 48, 64]},
+    "equal": {"layer_type": "basic", "embedding_size": 16, "hidden_sizes": [16] * 4},
 }
 TIMM = {"timm": {"output_stride": 32}, "timm, dilated": {"output_stride": 16}}
 REFINED = {"with_box_refine": True}
@@ -33,12 +34,14 @@ CASES = [
     ("Detr", {}, "basic", "detr-r50"),
     ("Detr", {}, "timm, dilated", "detr-r50"),
     ("Detr", {"auxiliary_loss": True}, "bottleneck", "detr-r50"),
+    ("Detr", {}, "equal", "detr-r50"),
     ("ConditionalDetr", {}, "basic", "conditional-detr-r50"),
     ("ConditionalDetr", {"auxiliary_loss": True}, "timm", "conditional-detr-r50"),
     ("DabDetr", {}, "timm, dilated", "dab-detr-r50"),
     ("DabDetr", {"activation_function": "relu"}, "basic", "dab-detr-r50"),
     ("DeformableDetr", {}, "basic", "deformable-detr-r50"),
     ("DeformableDetr", REFINED, "timm", "deformable-detr-refined-r50"),
+    ("DeformableDetr", REFINED, "equal", "deformable-detr-refined-r50"),
     ("DeformableDetr", REFINED, "bottleneck", "deformable-detr-refined-r50"),
     ("DeformableDetr", TWO_STAGE, "basic", "deformable-detr-two-stage-r50"),
 ]
@@ -81,6 +84,8 @@ def drawn_options(draw: random.Random, system: str) -> dict[str, Any]:
 
 def backbone_of(name: str, system: str) -> Any:
     stages = (2, 3, 4) if system == "DeformableDetr" else (4,)
+    if name == "equal":  # channels do not tell which these are
+        stages = tuple(stage - 1 for stage in stages)
     if name in TIMM:
         return transformers.TimmBackboneConfig(
             backbone="resnet18", out_indices=list(stages), **TIMM[name]
@@ -168,6 +173,34 @@ def test_classes_have_the_names_of_config_json(draw: random.Random, tmp_path: Pa
     assert converted.classes.names == ("cell", "nucleus")
     kept = theirs.class_labels_classifier.bias[[0, 2, 3]]
     assert torch.equal(converted.state_dict["decoder.heads.0.classes.bias"], kept)
+
+
+@pytest.mark.filterwarnings("ignore:You'd better set embed_dim")
+def test_refinement_is_what_config_json_says(draw: random.Random, tmp_path: Path):
+    theirs = drawn_network(draw, "DeformableDetr", REFINED, "basic")
+    with torch.no_grad():
+        for heads in (theirs.class_embed, theirs.bbox_embed):
+            for head in heads:
+                head.load_state_dict(heads[0].state_dict())
+    theirs.save_pretrained(tmp_path / "theirs")
+    converted = convert(tmp_path / "theirs", tmp_path / "run")
+    assert converted.config.name == "deformable-detr-refined-r50"
+
+
+@pytest.mark.parametrize("content", [None, "{broken"])
+def test_without_config_json_the_rest_is_not_guessed(
+    content: str | None, draw: random.Random, tmp_path: Path
+):
+    drawn_network(draw, "Detr", {}, "basic").save_pretrained(tmp_path / "theirs")
+    config = tmp_path / "theirs" / "config.json"
+    if content is None:
+        config.unlink()
+    else:
+        config.write_text(content)
+    with pytest.raises(
+        CheckpointError, match=r"expected the config\.json .* none that can be read"
+    ):
+        convert(tmp_path / "theirs" / "model.safetensors", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def weights_of(case: Golden) -> Path:
 
 
 def likeness(case: Golden, other: Golden) -> tuple[int, int, int]:
-    ours, theirs = (entry.metadata.get("config", {}) for entry in (case, other))
+    ours, theirs = (
+        {**entry.metadata, **entry.metadata.get("config", {})} for entry in (case, other)
+    )
     equal = sum(ours.get(key) == value for key, value in theirs.items())
     pairs = zip(case.path.stem, other.path.stem, strict=False)
     prefix = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -119,33 +121,51 @@ def overrides_of(case: Golden) -> list[str]:
         case "IDEA-Research/DINO":
             return [
                 f"heads={config['nheads']}",
-                f"position.temperature={config['pe_temperatureH']}",
+                temperature_of(config["pe_temperatureH"], config["pe_temperatureW"]),
                 f"queries.count={config['num_queries']}",
-                f"denoising.queries={config['dn_number']}",
-                f"denoising.label_noise={config['dn_label_noise_ratio']}",
-                f"denoising.box_noise={config['dn_box_noise_scale']}",
+                *denoising_of(
+                    config["dn_number"],
+                    config["dn_label_noise_ratio"],
+                    config["dn_box_noise_scale"],
+                ),
                 *EPS,
             ]
         case "FelixCaae/AlignDETR":
             shared = [f"heads={meta['heads']}", f"criterion.tau={meta['tau']}", *EPS]
             shared.append(f"criterion.classification.alpha={meta['alpha']}")
             if "match_number" in meta:
+                shared.append(temperature_of(meta["pe_temperature"]))
                 return [*shared, f"criterion.k={meta['match_number'][1:]}"]
             return [
                 *shared,
                 f"criterion.k={meta['match_num'][1:]}",
                 f"criterion.proposal_k={meta['match_num'][0]}",
                 f"criterion.classification.gamma={meta['gamma']}",
-                f"denoising.queries={meta['dn_number']}",
-                f"denoising.label_noise={meta['label_noise_ratio']}",
-                f"denoising.box_noise={meta['box_noise_scale']}",
+                *denoising_of(
+                    meta["dn_number"], meta["label_noise_ratio"], meta["box_noise_scale"]
+                ),
             ]
         case "IDEA-Research/DAB-DETR":
-            return [f"heads={meta['heads']}", *EPS]
+            return [f"heads={meta['heads']}", temperature_of(meta["pe_temperature"]), *EPS]
         case "deformable-detr" | "H-Deformable-DETR":
             return deformable_overrides(meta, config)
         case _:
             return []
+
+
+def temperature_of(height: float, width: float | None = None) -> str:
+    assert width in (None, height), "ours has one temperature"
+    return f"position.temperature={height}"
+
+
+def denoising_of(queries: int, label_noise: float, box_noise: float) -> list[str]:
+    if not queries:
+        return ["denoising=null"]
+    return [
+        f"denoising.queries={queries}",
+        f"denoising.label_noise={label_noise}",
+        f"denoising.box_noise={box_noise}",
+    ]
 
 
 def deformable_overrides(meta, config) -> list[str]:

@@ -6,7 +6,7 @@ A slot answers one question: where do queries come from, how do they read the im
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from aligndetr.settings import Settings
 
@@ -242,7 +242,7 @@ class ContrastiveDenoising(Settings):
     """Positive queries to aim at; the number of blocks follows from the fullest image."""
     label_noise: Share = 0.5
     """Half of this share of the labels is replaced by random ones."""
-    box_noise: PositiveFloat = 1.0
+    box_noise: NonNegativeFloat = 1.0
     """Corners move by up to this many half sizes; those of negatives by up to twice that."""
     blocks_below: Count = 0
     """Where twice `queries` is below this number, it is the number of blocks itself: 100 in
@@ -257,7 +257,7 @@ class PlainDenoising(Settings):
     """How often every target is noised anew."""
     label_noise: Share = 0.2
     """This share of the labels is replaced by random ones."""
-    box_noise: PositiveFloat = 0.4
+    box_noise: NonNegativeFloat = 0.4
     """Centres move by up to this many half sizes, sizes change by up to this share."""
 
 

@@ -112,6 +112,7 @@ def rename_backbone(
     channels: tuple[int, ...],
     *,
     is_dilated: bool,
+    stages: tuple[int, ...] | None = None,
     where: str,
 ) -> tuple[list[str], dict[str, Tensor]]:
     """Return the settings of a published backbone, and its tensors under our names.
@@ -123,6 +124,8 @@ def rename_backbone(
         naming: How they are named.
         channels: Of the maps that the neck takes, finest first.
         is_dilated: Whether the last stage keeps the stride of the one before.
+        stages: That the maps are of, 0 the stem, or more before them; None where only the channels
+            tell.
         where: Begins the message of an error.
 
     Raises:
@@ -138,7 +141,8 @@ def rename_backbone(
         _refuse_caffes(network, where)
     network = _with_full_stem(network)
     name, options = _description(network)
-    maps = _maps(name, options, channels, is_dilated=is_dilated, where=where)
+    offered = _offered(name, options, is_dilated=is_dilated)
+    maps = _maps(offered, channels, stages, where)
     settings = [f"backbone.name={name}", f"backbone.strides={list(maps.values())}"]
     if options:
         settings += [f"backbone.options={json.dumps(options)}", "backbone.pretrained=false"]
@@ -199,6 +203,8 @@ def _description(network: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     has_bottlenecks = "layer1.0.conv3.weight" in network
     counts = {stage: _blocks(network, stage) for stage in STAGES}
     layers = tuple(count for count in counts.values() if count)
+    if gap := next((stage for stage in range(1, len(layers) + 1) if not counts[stage]), None):
+        raise KeyError(f"layer{gap}.0.conv1.weight")
     last, expansion = ("conv3", 4) if has_bottlenecks else ("conv2", 1)
     planes = tuple(
         network[f"layer{stage}.0.{last}.weight"].shape[0] // expansion
@@ -223,25 +229,41 @@ def _blocks(network: Mapping[str, Tensor], stage: int) -> int:
     )
 
 
-def _maps(
-    name: str,
-    options: Mapping[str, Any],
-    channels: tuple[int, ...],
-    *,
-    is_dilated: bool,
-    where: str,
-) -> dict[int, int]:
-    """Return stage and stride of the maps that have these channels, the coarsest that do."""
+def _offered(name: str, options: Mapping[str, Any], *, is_dilated: bool) -> list[tuple[int, int]]:
+    """Return channels and stride of the stem's map and of each stage's."""
     with torch.device("meta"):
         info: Any = timm.create_model(
             name, features_only=True, output_stride=16 if is_dilated else 32, **options
         ).feature_info
-    offered: list[int] = info.channels()
-    for first in range(len(offered) - len(channels), -1, -1):
-        stages = range(first, first + len(channels))
-        if tuple(offered[stage] for stage in stages) == channels:
-            return {stage: info.reduction()[stage] for stage in stages}
+    return list(zip(info.channels(), info.reduction(), strict=True))
+
+
+def _maps(
+    offered: list[tuple[int, int]],
+    channels: tuple[int, ...],
+    stated: tuple[int, ...] | None,
+    where: str,
+) -> dict[int, int]:
+    """Return stage and stride of the maps that have these channels."""
+    count = len(channels)
+    if stated is not None:
+        candidates = [stated[-count:]]
+    else:
+        starts = range(1, len(offered) - count + 1)
+        candidates = [tuple(range(start, start + count)) for start in starts]
+    fitting = [
+        stages
+        for stages in candidates
+        if tuple(offered[stage][0] for stage in stages if stage < len(offered)) == channels
+    ]
+    if len(fitting) == 1:
+        return {stage: offered[stage][1] for stage in fitting[0]}
+    if fitting:
+        raise CheckpointError(
+            f"{where}: expected a config.json that says which stages the neck takes, for several "
+            f"have {list(channels)} channels, found none; it cannot be converted"
+        )
     raise CheckpointError(
-        f"{where}: expected a neck for maps of some of {offered} channels, which this ResNet has, "
-        f"found one for {list(channels)}; it cannot be converted"
+        f"{where}: expected a neck for maps of some of {[width for width, _ in offered]} channels, "
+        f"which this ResNet has, found one for {list(channels)}; it cannot be converted"
     )

@@ -22,7 +22,14 @@ from aligndetr.config.schema import Config
 from aligndetr.convert.backbones import find_naming, rename_backbone
 from aligndetr.convert.classes import find_classes, pick_classes
 from aligndetr.convert.fit import Fit, fit
-from aligndetr.convert.hub import DILATED, hub_settings, is_dilated, refuse_variants
+from aligndetr.convert.hub import (
+    DILATED,
+    Hub,
+    hub_settings,
+    is_dilated,
+    refuse_variants,
+    stated_stages,
+)
 from aligndetr.convert.layouts import LAYOUTS, Layout, Shapes
 from aligndetr.convert.names import renamed
 from aligndetr.convert.read import Source, read_source
@@ -88,6 +95,7 @@ def convert_source(source: Source, *, overrides: Sequence[str] = ()) -> Converte
         CheckpointError: They are of no known layout, or have no ResNet.
         ConfigError: An override does not fit.
     """
+    _refuse_unusable(source)
     layout = recognise(source)
     config, tensors = derive(layout, source, overrides=overrides)
     rows = config.num_classes
@@ -101,6 +109,22 @@ def convert_source(source: Source, *, overrides: Sequence[str] = ()) -> Converte
     state = {name: tensors.get(name, value).to(value.dtype) for name, value in expected.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Converted(layout.title, source.entry, config, classes, rows, found, state, parameters)
+
+
+def _refuse_unusable(source: Source) -> None:
+    """Raise if a tensor holds no real, finite numbers, as those of a network do."""
+    for name, value in source.tensors.items():
+        is_counter = not value.is_floating_point() and not name.endswith((".weight", ".bias"))
+        if value.layout != torch.strided or value.is_complex():
+            found = f"one that is {value.layout}, {value.dtype}"
+        elif is_counter or (value.is_floating_point() and value.isfinite().all()):
+            continue
+        else:
+            found = "NaN or infinity" if value.is_floating_point() else f"{value.dtype}"
+        raise CheckpointError(
+            f"{source.path}: {name}: expected finite real numbers, found {found}; such weights "
+            "cannot be used: copy the file again, or take an earlier one of that training"
+        )
 
 
 def recognise(source: Source) -> Layout:
@@ -130,35 +154,51 @@ def derive(
             a shared one have different values, or the backbone is no ResNet.
         ConfigError: An override does not fit.
     """
-    hub, where = source.config or {}, str(source.path)
-    refuse_variants(hub, where)
+    hub, where = source.hub, str(source.path)
+    if layout.has_config and source.config is None:
+        raise CheckpointError(
+            f"{where}: expected the config.json that transformers writes, found none that can be "
+            "read beside it; convert the folder that save_pretrained wrote"
+        )
+    refuse_variants(hub, where, "config.json" if source.config is not None else "args")
     try:
         tensors = layout.rename(source.tensors, where=where)
         heads = _heads(overrides, hub.get("encoder_attention_heads", USUAL_HEADS))
-        config = layout.configure(Shapes(tensors, heads, hub))
+        config = layout.configure(Shapes(tensors, heads, hub, set(source.tensors)))
+        settings, ours = _backbone(tensors, hub, overrides, where)
     except KeyError as error:
         raise CheckpointError(
             f"{where}: expected the tensors of {layout.title}, found none that is our "
             f"{error.args[0]}; the file is not complete: copy it again"
         ) from error
+    except (IndexError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{where}: expected the tensors of {layout.title}, found some of other shapes "
+            f"({error}); it is another network or damaged, and cannot be converted"
+        ) from error
     if config.width % heads:
         raise ConfigError(
             f"--set: heads: expected a divisor of the width {config.width}, found {heads}"
         )
+    others = {name: v for name, v in tensors.items() if not name.startswith("backbone.")}
+    return override(config, [*hub_settings(hub), *settings, *overrides]), others | ours
+
+
+def _backbone(
+    tensors: Mapping[str, Tensor], hub: Hub, overrides: Sequence[str], where: str
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Return the settings of the backbone, and its tensors under our names; none without one."""
     backbone = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
-    settings, ours = hub_settings(hub), {}
-    if backbone:
-        naming = find_naming(backbone, where)
-        found, ours = rename_backbone(
-            backbone,
-            naming,
-            _channels(tensors),
-            is_dilated=is_dilated(hub) or DILATED in overrides,
-            where=where,
-        )
-        settings += found
-    others = {name: value for name, value in tensors.items() if name not in backbone}
-    return override(config, [*settings, *overrides]), others | ours
+    if not backbone:
+        return [], {}
+    return rename_backbone(
+        backbone,
+        find_naming(backbone, where),
+        _channels(tensors),
+        is_dilated=is_dilated(hub) or DILATED in overrides,
+        stages=stated_stages(hub),
+        where=where,
+    )
 
 
 def _heads(overrides: Sequence[str], usual: int) -> int:

@@ -5,9 +5,8 @@ share of H-DETR's queries is the main group) is as published, unless overridden.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from aligndetr.config import presets
 from aligndetr.config.codec import override
 from aligndetr.config.schema import Config
 from aligndetr.convert import names, transformers_names
+from aligndetr.convert.hub import Hub
 from aligndetr.convert.names import Renames
 
 Tensors = Mapping[str, Tensor]
@@ -24,15 +24,19 @@ ENCODER = r"encoder\.layers\.(\d+)\."
 DECODER = r"decoder\.layers\.(\d+)\."
 SCORED_PADDING = "queries.padding=as_scored"
 """All published two-stage code may choose padding."""
+TWICE = r"transformer\.decoder\.bbox_embed\."
+"""Names that heads have besides their own in published code, where boxes are refined."""
 LEVELS = r"neck\.projections\.(\d+)\."
 
 
 class Shapes:
     """Questions to a state dict under our names."""
 
-    def __init__(self, tensors: Tensors, heads: int, hub: Mapping[str, Any]) -> None:
-        """Take the attention heads, and transformers' `config.json` (empty elsewhere)."""
-        self.tensors, self.heads, self.hub = tensors, heads, hub
+    def __init__(
+        self, tensors: Tensors, heads: int, hub: Hub, published: Collection[str] = ()
+    ) -> None:
+        """Take the attention heads, what the file says of itself, and the published names."""
+        self.tensors, self.heads, self.hub, self.published = tensors, heads, hub, published
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
@@ -59,6 +63,17 @@ class Shapes:
             for depth in range(self.count(DECODER))
             for name, value in first.items()
         )
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether Deformable DETR's layers start from the boxes of those before.
+
+        Its code then names the heads twice; files that name them once have a head a layer.
+        """
+        if "with_box_refine" in self.hub:
+            return bool(self.hub["with_box_refine"])
+        is_named_twice = any(re.match(TWICE, name) for name in self.published)
+        return is_named_twice or not self.heads_are_shared
 
     def common(self) -> list[str]:
         """Return the settings that every system has."""
@@ -92,7 +107,6 @@ def _count(pattern: str, found: Iterable[str]) -> int:
 def _deformable(shapes: Shapes) -> Config:
     """Deformable DETR in its three forms, and H-Deformable-DETR."""
     settings = [*shapes.common(), *shapes.points()]
-    is_refined = not shapes.heads_are_shared
     if shapes.has("queries.embedding.norm.weight"):
         settings.append(SCORED_PADDING)
         if not shapes.has("queries.content"):
@@ -100,17 +114,20 @@ def _deformable(shapes: Shapes) -> Config:
                 settings.append(f"queries.count={shapes.hub['two_stage_num_proposals']}")
             return override(presets.get_detr("deformable-detr-two-stage-r50"), settings)
         config = presets.get_detr("h-deformable-detr-r50")
-        return override(config, [*settings, *_hybrid(shapes.size("queries.content"))])
-    name = "deformable-detr-refined-r50" if is_refined else "deformable-detr-r50"
+        return override(config, [*settings, *_hybrid(shapes)])
+    name = "deformable-detr-refined-r50" if shapes.is_refined else "deformable-detr-r50"
     settings.append(f"queries.count={shapes.size('queries.position')}")
     return override(presets.get_detr(name), settings)
 
 
-def _hybrid(queries: int) -> list[str]:
-    main = 300
-    if queries <= main:
-        return [f"queries.count={queries}", "groups=null"]
-    return [f"queries.count={main}", f"groups.queries={queries - main}"]
+def _hybrid(shapes: Shapes) -> list[str]:
+    queries, main = shapes.size("queries.content"), shapes.hub.get("num_queries_one2one", 300)
+    settings = [f"queries.count={min(queries, main)}"]
+    settings.append(f"groups.queries={queries - main}" if queries > main else "groups=null")
+    if "look_forward_twice" in shapes.hub:
+        is_twice = shapes.hub["look_forward_twice"]
+        settings.append(f"decoder.refinement={'look_forward_twice' if is_twice else 'detached'}")
+    return settings
 
 
 def _idea_dino(shapes: Shapes) -> Config:
@@ -128,7 +145,10 @@ def _idea_dino(shapes: Shapes) -> Config:
 def _top(shapes: Shapes) -> list[str]:
     if shapes.has("queries.content"):
         return [SCORED_PADDING, f"queries.count={shapes.size('queries.content')}"]
-    return [SCORED_PADDING, "queries.content=memory"]
+    settings = [SCORED_PADDING, "queries.content=memory"]
+    if "two_stage_num_proposals" in shapes.hub:
+        settings.append(f"queries.count={shapes.hub['two_stage_num_proposals']}")
+    return settings
 
 
 def _detrex_dino(shapes: Shapes) -> Config:
@@ -186,13 +206,15 @@ class Layout:
     """One way of naming a system's tensors.
 
     `marks` are patterns of which each must match the start of a published name; `configure` makes
-    the configuration from tensors under our names.
+    the configuration from tensors under our names. `has_config` says that a `config.json` beside
+    the weights has what tensors do not tell.
     """
 
     title: str
     marks: tuple[str, ...]
     renames: Renames
     configure: Callable[[Shapes], Config]
+    has_config: bool = False
 
     def fits(self, published: Iterable[str]) -> bool:
         """Whether the names are of this layout."""
@@ -287,24 +309,28 @@ LAYOUTS = (
         (r"model\.query_refpoint_embeddings", r"model\.decoder\.layers\.0\.cross_attn\."),
         transformers_names.DAB,
         _hub_dab,
+        has_config=True,
     ),
     Layout(
         "ConditionalDetr (transformers)",
         (r"class_labels_classifier\.", r"model\.decoder\.query_scale\."),
         transformers_names.CONDITIONAL,
         _hub_conditional,
+        has_config=True,
     ),
     Layout(
         "Detr (transformers)",
         (r"class_labels_classifier\.", r"model\.decoder\.layers\.0\.encoder_attn\.q_proj"),
         transformers_names.DETR,
         _hub_detr,
+        has_config=True,
     ),
     Layout(
         "DeformableDetr (transformers)",
         (r"model\.level_embed", r"model\.encoder\.layers\.0\.self_attn\.sampling_offsets"),
         transformers_names.DEFORMABLE,
         _deformable,
+        has_config=True,
     ),
 )
 """All that `aligndetr convert` knows."""

@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from aligndetr.convert.hub import Hub, hub_of_options
 from aligndetr.errors import CheckpointError
 
 AVERAGED = ("ema_model", "model_ema", "ema_state", "state_dict_ema", "ema")
@@ -35,14 +36,21 @@ HARMLESS = (argparse.Namespace,)
 class Source:
     """Weights as published.
 
-    `config` is the `config.json` of transformers beside them, if any, and `entry` the part of the
-    file that they are from, where that is not all of it.
+    `config` is the `config.json` of transformers beside them, if any, `entry` the part of the file
+    that they are from, where that is not all of it, and `options` those of the training that the
+    file keeps.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     config: Mapping[str, Any] | None = None
     entry: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def hub(self) -> Hub:
+        """What is said besides the tensors, in transformers' words."""
+        return self.config if self.config is not None else hub_of_options(self.options)
 
 
 def read_source(path: Path) -> Source:
@@ -57,8 +65,12 @@ def read_source(path: Path) -> Source:
         raise CheckpointError(
             f"{path}: expected a checkpoint file or folder, found nothing; mend the path"
         )
-    tensors, entry = _read_file(path)
-    return Source(path, tensors, _config_in(path.parent), entry)
+    config = _config_in(path.parent)
+    if path.suffix == ".safetensors":
+        return Source(path, _without_prefixes(_read_safetensors(path)), config)
+    content = _read_torch(path)
+    tensors, entry = _unwrapped(content, path)
+    return Source(path, tensors, config, entry, _options_in(content))
 
 
 def _read_folder(folder: Path) -> Source:
@@ -73,7 +85,7 @@ def _read_folder(folder: Path) -> Source:
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_file(file)[0]
+        tensors |= read_source(file).tensors
     return Source(folder, tensors, config)
 
 
@@ -86,12 +98,6 @@ def _config_in(folder: Path) -> Mapping[str, Any] | None:
     if not isinstance(config, dict) or "model_type" not in config:
         return None
     return cast("Mapping[str, Any]", config)
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    if path.suffix == ".safetensors":
-        return _without_prefixes(_read_safetensors(path)), None
-    return _unwrapped(_read_torch(path), path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -151,6 +157,14 @@ def _unwrapped(content: object, path: Path) -> tuple[dict[str, Tensor], str | No
         f"{path}: expected a state dict, alone or in an entry named {', '.join(PLAIN)} or "
         f"{', '.join(AVERAGED)}, found {found}; save it under one of these"
     )
+
+
+def _options_in(content: object) -> Mapping[str, Any]:
+    """Return the options of the training that a file keeps as `args`; empty if it keeps none."""
+    options: object = cast("Any", content).get("args") if isinstance(content, Mapping) else None
+    if isinstance(options, argparse.Namespace):
+        return vars(options)
+    return cast("Mapping[str, Any]", options) if isinstance(options, Mapping) else {}
 
 
 def _tensors_in(content: object) -> dict[str, Tensor]:
