@@ -7,6 +7,7 @@ import pytest
 
 from aligndetr.api import Detector, analyze
 from aligndetr.cli import main
+from aligndetr.errors import DatasetError
 from aligndetr.verbs.options import counted
 
 
@@ -78,12 +79,35 @@ def test_two_detectors_stand_side_by_side(
     assert str(small_run) in (out / "report.html").read_text()
 
 
+def test_what_is_compared_with_is_read_before_anything_is_searched(
+    shapes: Path, small_run: Path, tmp_path: Path
+):
+    (tmp_path / "other.json").write_text(
+        json.dumps([{"image_id": 9999, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}])
+    )
+    searched: list[int] = []
+    with pytest.raises(DatasetError, match=r"other\.json: expected images of the ground truth"):
+        analyze(
+            small_run,
+            shapes,
+            out=tmp_path / "out",
+            compare=tmp_path / "other.json",
+            progress=searched.append,
+        )
+    assert searched == []
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ([], "expected one of --model and --predictions, found neither"),
         (["--model", "a", "--predictions", "b.json"], "found both"),
         (["--predictions", "no.txt"], "expected a JSON file of COCO results, found none at no.txt"),
+        (
+            ["--model", "a", "--compare", "align-detr-r50"],
+            "--compare: expected a run folder or a .safetensors file, found the preset",
+        ),
+        (["--model", "a", "--compare", "no.json"], "--compare: expected a run folder, a .safetens"),
     ],
 )
 def test_mistakes_are_one_line(

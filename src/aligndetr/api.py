@@ -27,7 +27,7 @@ from aligndetr.model.postprocess import detect_with
 from aligndetr.pictures import Picture, Source, expand, is_single, list_sources
 from aligndetr.precision import Precision
 from aligndetr.predict import predict, predict_files, unresized
-from aligndetr.report.analysis import Found, report_on
+from aligndetr.report.analysis import Found, check_found, report_on
 from aligndetr.runs import Run, open_start, resume, train
 from aligndetr.types import Batch, Classes, Detect, Detections
 
@@ -295,7 +295,7 @@ def analyze(
     *,
     out: str | Path,
     split: str = "val",
-    compare: str | Path | None = None,
+    compare: Detector | str | Path | None = None,
     progress: Progress | None = None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> dict[str, object]:
@@ -306,7 +306,7 @@ def analyze(
         data: COCO, VOC or YOLO data.
         out: A folder, made when missing.
         split: Which part of the data.
-        compare: A run or a JSON file of COCO results to show beside.
+        compare: Another of these, to show beside.
         progress: Called with the images of every batch that was searched.
         stage: Told what is done next, once all images are searched.
 
@@ -317,20 +317,36 @@ def analyze(
     """
     annotations = open_split(Path(data), split)
     make_folder(Path(out), "--out")
-    found = _results_of(subject, annotations, progress)
-    other = None if compare is None else _results_of(compare, annotations, progress)
+    subjects = [subject] if compare is None else [subject, compare]
+    opened = [_opened(one, annotations) for one in subjects]  # before any of them is searched
+    found, *others = (_results_of(one, annotations, progress) for one in opened)
+    other = others[0] if others else None
     return report_on(found, annotations, Path(out), split=split, compared=other, progress=stage)
 
 
-def _results_of(
-    subject: Detector | str | Path, annotations: Annotations, progress: Progress | None
-) -> Found:
-    """Return what a detector finds in a split, or what a file says that one has found."""
+def _opened(subject: Detector | str | Path, annotations: Annotations) -> Detector | Found:
+    """Return a detector, or what a file says that one has found, of the images of a split.
+
+    Raises:
+        DatasetError: It is of other images or classes.
+    """
     if not isinstance(subject, Detector):
         path = Path(subject)
         if path.suffix.lower() == ".json" or (path.is_file() and path.suffix != ".safetensors"):
-            return Found(str(subject), read_results(path))
+            found = Found(str(subject), read_results(path))
+            check_found(found, annotations)
+            return found
         subject = Detector(subject)
+    _check_classes_known(annotations, subject.classes, subject.origin)
+    return subject
+
+
+def _results_of(
+    subject: Detector | Found, annotations: Annotations, progress: Progress | None
+) -> Found:
+    """Return what a detector finds in a split, or what it has found."""
+    if isinstance(subject, Found):
+        return subject
     run = Path(subject.origin)
     has_history = (run / METRICS_FILE).is_file()
     results = subject.find(annotations, progress=progress)

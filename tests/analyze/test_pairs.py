@@ -101,6 +101,24 @@ def test_coefficients_do_not_exist_without_two_different_pairs(scores, overlaps)
     assert np.isnan(spearman(pairs, ones())).all()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-200, 1e200])
+def test_the_scale_of_confidences_does_not_matter(scale: float):
+    scores, overlaps = [0.2, 0.9, 0.4, 0.7], [0.5, 0.8, 0.9, 0.6]
+    expected = pearsonr(scores, overlaps).statistic  # pyright: ignore[reportAttributeAccessIssue]
+    scaled = pairs_of([scale * score for score in scores], overlaps)
+    assert pearson(scaled, ones()) == pytest.approx([expected])
+
+
+def test_what_rounding_leaves_of_equal_confidences_is_no_difference():
+    scores = [0.1 + 0.2, 0.3, 0.3]
+    assert np.isnan(pearson(pairs_of(scores, [0.5, 0.8, 0.9]), ones())).all()
+
+
+def test_boxes_too_small_for_an_area_overlap_nothing():
+    tiny = [0.0, 0.0, 1e-170, 1e-170]
+    assert len(match_pairs(gather(found((1, 1, 0.5, tiny)), truth([(1, 1, tiny)])))) == 0
+
+
 def test_coefficients_by_hand():
     pairs = pairs_of([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0])
     # Deviations -1/2, -1/2, 1/2, 1/2 and -3/4, 1/4, 1/4, 1/4: 1/2 / sqrt(1 * 3/4).

@@ -16,6 +16,7 @@ from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import (
     METRICS,
     Results,
+    class_names,
     collect,
     evaluate,
     merge,
@@ -227,6 +228,21 @@ def test_classes_of_one_name_are_told_apart():
     assert list(per_class) == ["cell (3)", "cell (90)"]  # pyright: ignore[reportArgumentType]
 
 
+def test_a_class_may_be_called_as_another_with_its_id():
+    named = [(12, "cat"), (13, "cat"), (14, "cat (12)")]
+    names = class_names([{"id": number, "name": name} for number, name in named])
+    assert names == ["cat (12)", "cat (13)", "cat (12) (14)"]
+
+
+def test_a_fractional_class_is_none_of_the_ground_truths():
+    ground_truth = random_ground_truth()
+    results = noisy_results(ground_truth)
+    expected = score(results, ground_truth)
+    other = results.copy()
+    other[:, 6] += 0.5
+    assert score(np.concatenate((results, other)), ground_truth) == expected
+
+
 def test_batches_neither_by_size_nor_by_order_change_the_metrics():
     ground_truth = random_ground_truth()
     results = noisy_results(ground_truth)
@@ -294,6 +310,8 @@ def test_merged_parts_count_every_image_once():
 def test_results_of_unknown_images_are_an_error():
     with pytest.raises(DatasetError, match=r"found 1 others \(the first has id 5\); evaluate on"):
         score(np.array([[5, 0, 0, 1, 1, 0.5, 3]]), random_ground_truth())
+    with pytest.raises(DatasetError, match=r"found 1 others \(the first has id 1\.5\); evaluate"):
+        score(np.array([[1.5, 0, 0, 1, 1, 0.5, 3]]), random_ground_truth())
 
 
 def test_coco_results_are_read():

@@ -34,11 +34,32 @@ def test_further_fields_do_not_matter(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"score": "high"}, {"image_id": None}]
+    "change",
+    [
+        {"bbox": [1, 2, 3]},
+        {"bbox": None},
+        {"bbox": "1234"},
+        {"score": "high"},
+        {"score": "0.5"},
+        {"image_id": None},
+    ],
 )
 def test_an_entry_that_is_no_detection_is_an_error(tmp_path: Path, change: dict[str, object]):
     path = written(tmp_path, [ENTRY, ENTRY, {**ENTRY, **change}])
     with pytest.raises(DatasetError, match=r"a\.json: entry 2: expected a COCO detection .* found"):
+        read_results(path)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([ENTRY]), encoding="utf-8-sig")
+    assert len(read_results(path)) == 1
+
+
+def test_lists_that_are_too_deep_are_an_error(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match=r"a\.json: expected a JSON file"):
         read_results(path)
 
 

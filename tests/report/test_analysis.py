@@ -51,6 +51,14 @@ def test_pictures_are_turned_as_their_annotations_expect(size, tmp_path: Path):
     assert white[:, 30:].all() if size == (40, 20) else white[30:].all()
 
 
+def test_a_name_too_long_for_a_file_is_a_picture_that_is_gone(tmp_path: Path):
+    folder = data_with_one_image(tmp_path / "data", (40, 20))
+    content = json.loads((folder / "val.json").read_text())
+    content["images"][0]["file_name"] = "a" * 300 + ".png"
+    (folder / "val.json").write_text(json.dumps(content))
+    assert pictures_of(open_split(folder, "val"))(7) is None
+
+
 def test_a_picture_that_is_gone_is_none(tmp_path: Path):
     annotations = open_split(data_with_one_image(tmp_path / "data", (40, 20)), "val")
     (tmp_path / "data" / "images" / "a.png").unlink()

@@ -72,6 +72,19 @@ def test_parts_with_null_in_them_are_shown_without_it():
     assert table.rows[1][0] == "Platelets"
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.75, "follows the IoU of matched boxes closely"),
+        (0.0, "not at all"),
+        (-0.05, "not at all"),
+        (-0.9, "Confidence runs against the IoU of matched boxes"),
+    ],
+)
+def test_pearson_is_put_in_words(value: float, words: str):
+    assert words in read({**fake_analysis(), "pearson": value}).text
+
+
 def test_a_full_report_has_every_section_and_its_headline_numbers():
     analysis = fake_analysis()
     text = read(analysis).text

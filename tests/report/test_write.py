@@ -59,6 +59,22 @@ def test_figures_of_two_show_both(tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == FIGURES | more
 
 
+def test_figures_of_an_earlier_analysis_go_and_other_files_stay(tmp_path):
+    analysis, other = compared()
+    write_report(analysis, tmp_path, comparison=other)
+    (tmp_path / "mine.png").write_bytes(b"")
+    write_report(fake_analysis(), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == FIGURES | {"mine.png"}
+    write_report({}, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"mine.png"}
+
+
+def test_a_figure_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "recall.png").mkdir()
+    with pytest.raises(CheckpointError, match=r"recall\.png: expected a place to write to"):
+        write_report(fake_analysis(), tmp_path)
+
+
 def test_a_comparison_that_is_none_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(DatasetError, match=r"comparison: expected an analysis, found at images"):
         write_report(fake_analysis(), tmp_path, comparison={"images": "many"})

@@ -16,6 +16,7 @@ from small import SMALL
         (["reproduce", "9"], "expected one or more of 2, 3, 4"),
         (["reproduce", "4", "--scale", "huge"], "'huge' is not one of 'full', 'laptop'"),
         (["reproduce", "4", "--steps", "9", "--minutes-an-arm", "1"], "expected at most one of"),
+        (["reproduce", "4", "--minutes-an-arm", "inf"], "expected a number of minutes, found inf"),
         (["reproduce", "4", "--check"], "expected --check with --scale full only"),
         (
             ["reproduce", "4", "--scale", "full", "--steps", "3"],

@@ -20,7 +20,7 @@ def _overlap(a: Floats, b: Floats, b_is_crowd: bool | Bools) -> float:
     intersection = width * height
     area = a[2] * a[3]
     union = area if b_is_crowd else area + b[2] * b[3] - intersection
-    return intersection / union
+    return intersection / union if union > 0 else 0.0  # of sides so small that areas are 0
 
 
 @njit(nogil=True, error_model="numpy")

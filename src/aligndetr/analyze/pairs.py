@@ -19,7 +19,9 @@ from aligndetr.analyze.record import Bools, Floats, Ints, Record
 from aligndetr.analyze.sums import sum_by_image
 
 FLAT = 1e-12
-"""A variance below this, of numbers in [0, 1], is that of equal numbers."""
+"""A variance below this, of numbers in [-1, 1], is that of equal numbers."""
+ROUNDING = 1e-12
+"""Numbers that differ by this share of the largest are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def match_pairs(record: Record) -> Pairs:
 
 def pearson(pairs: Pairs, weights: Rows) -> Floats:
     """Return Pearson's coefficient (R,) for each row of weights (R, I), NaN for none."""
-    x, y = _centred(pairs.scores), _centred(pairs.iou)
+    x, y = _standing_out(pairs.scores), _standing_out(pairs.iou)
     columns = np.stack((np.ones_like(x), x, y, x * x, y * y, x * y), axis=1)
     sums = sum_by_image(pairs.images, columns).weighted(weights)
     return _correlation(*sums.T)
@@ -126,8 +128,17 @@ def _most_confident(iou: Floats, objects: Ints, predictions: Ints) -> Ints:
     return chosen
 
 
-def _centred(numbers: Floats) -> Floats:
-    return numbers - numbers.mean() if len(numbers) else numbers
+def _standing_out(numbers: Floats) -> Floats:
+    """Return what numbers differ by from their mean, the most by 1, so that none is too small.
+
+    What rounding leaves of equal numbers is none.
+    """
+    if not len(numbers):
+        return numbers
+    largest = np.abs(numbers).max()
+    centred = numbers / largest - (numbers / largest).mean() if largest > 0 else numbers
+    spread = np.abs(centred).max()
+    return centred / spread if spread > ROUNDING else np.zeros_like(centred)
 
 
 def _correlation(count: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> Floats:

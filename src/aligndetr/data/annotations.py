@@ -7,6 +7,7 @@ arrays do not: names are packed into one array of bytes, objects into one row ea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,8 +219,9 @@ class Annotations:
         """
         name = self.images.names[index]
         for folder in self.folders:
-            if (folder / name).is_file():
-                return folder / name
+            with suppress(OSError):  # a name that is too long is no file
+                if (folder / name).is_file():
+                    return folder / name
         tried = ", ".join(str(folder) for folder in self.folders)
         raise DatasetError(
             f"{self.annotation_file}: expected the image {name!r} in one of {tried}; "

@@ -83,7 +83,10 @@ def results_from_coco(
     rows = np.empty((len(entries), 7))
     for index, entry in enumerate(entries):
         try:
-            rows[index] = [entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]]
+            numbers = [entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]]
+            if any(isinstance(number, str | bytes) for number in numbers):
+                raise TypeError  # which numpy would read as numbers
+            rows[index] = numbers
             np.asarray_chkfinite(rows[index])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(
@@ -111,6 +114,7 @@ def score(results: Results, ground_truth: CocoDict) -> dict[str, object]:
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     image_ids = [image["id"] for image in ground_truth["images"]]
     check_image_ids(results, image_ids)
+    results = results[np.isin(results[:, 6], [category["id"] for category in categories])]
     if not (image_ids and categories):
         return {**dict.fromkeys(METRICS), "per_class": {}}
     shared = {"images": [{"id": image_id} for image_id in image_ids], "categories": categories}
@@ -153,7 +157,7 @@ def check_image_ids(results: Results, image_ids: Sequence[int], where: str = "pr
     if len(unknown):
         raise DatasetError(
             f"{where}: expected images of the ground truth, found {len(unknown)} others "
-            f"(the first has id {int(unknown[0])}); evaluate on the data that was predicted on"
+            f"(the first has id {unknown[0]:.17g}); evaluate on the data that was predicted on"
         )
 
 
@@ -209,10 +213,17 @@ def _per_class(
 
 
 def class_names(categories: Sequence[CocoCategory]) -> list[str]:
-    """Return the class names; equal ones are told apart by their ids."""
+    """Return the class names; equal ones are told apart by their ids, all where that is not enough.
+
+    A class may be called as another one would be with its id.
+    """
     counts = Counter(category["name"] for category in categories)
-    named = [(category["name"], category["id"]) for category in categories]
-    return [name if counts[name] == 1 else f"{name} ({number})" for name, number in named]
+    full = [f"{category['name']} ({category['id']})" for category in categories]
+    named = [category["name"] for category in categories]
+    short = [
+        name if counts[name] == 1 else longer for name, longer in zip(named, full, strict=True)
+    ]
+    return short if len(set(short)) == len(short) else full
 
 
 def _known(value: float) -> float | None:

@@ -22,8 +22,8 @@ def read_results(path: Path) -> Results:
         DatasetError: there is no such file, it is no JSON, or holds something else.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"), object_hook=_packed)
-    except (OSError, ValueError) as reason:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=_packed)
+    except (OSError, ValueError, RecursionError) as reason:
         raise DatasetError(
             f"{path}: expected a JSON file of COCO detections, found {reason}; "
             "give a list with one entry a box"

@@ -46,16 +46,10 @@ def report_on(
 ) -> dict[str, object]:
     """Write the report of what was found, beside what another found; return the analysis.
 
-    `progress` is told what is done next.
-
-    Raises:
-        DatasetError: Results are of images or classes that the split does not have.
+    `progress` is told what is done next. What was found is as `check_found` wants it.
     """
     truth = annotations.coco_dict()
     subjects = [found] if compared is None else [found, compared]
-    for subject in subjects:
-        check_image_ids(subject.results, annotations.image_ids, subject.title)
-        _check_classes(subject, annotations)
     data = str(annotations.annotation_file)
     ours, *others = (
         analyze(one.results, truth, source=Source(one.title, data, split), progress=progress)
@@ -93,8 +87,13 @@ def pictures_of(annotations: Annotations) -> Pictures:
     return picture
 
 
-def _check_classes(found: Found, annotations: Annotations) -> None:
-    """Refuse results whose classes are all unknown; say how many boxes are left out else."""
+def check_found(found: Found, annotations: Annotations) -> None:
+    """Check that results are of a split; say on stderr how many boxes of no class are left out.
+
+    Raises:
+        DatasetError: They are of other images, or of other classes alone.
+    """
+    check_image_ids(found.results, annotations.image_ids, found.title)
     known = annotations.classes.ids
     is_known = np.isin(found.results[:, 6], known)
     listed = f"{', '.join(map(str, known[:5]))}{', ...' if len(known) > 5 else ''}"

@@ -225,14 +225,19 @@ def _calibration_line(
     ]
     dots = [
         plot.dot(
-            (sure, value),
+            (_shown(sure), value),
             style,
             f"confidence {decimal(sure)}: {name} {decimal(value)} ({count(number)} predictions)",
             2.5 + 5 * math.sqrt(number / most),
         )
         for sure, value, number in rows
     ]
-    return join((plot.line([(sure, value) for sure, value, _ in rows], style), *dots))
+    return join((plot.line([(_shown(sure), value) for sure, value, _ in rows], style), *dots))
+
+
+def _shown(confidence: float) -> float:
+    """Return the place of a confidence on an axis from 0 to 1, for some detectors go beyond."""
+    return min(max(confidence, 0.0), 1.0)
 
 
 def _confusion_names(name: str, n: int, room: float, size: float) -> Markup:

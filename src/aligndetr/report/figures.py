@@ -22,6 +22,7 @@ from aligndetr.report.charts_errors import (
 )
 from aligndetr.report.content import AnalysisRecord, ByTop
 from aligndetr.report.markup import legible
+from aligndetr.report.png import write_png
 from aligndetr.report.words import count, decimal, points
 
 BEST, CONFIDENT, GREY = "#0072B2", "#D55E00", "#6B7682"
@@ -29,6 +30,8 @@ STYLES = ((BEST, "-", "o"), ("#CC79A7", "--", "s"))
 """Colour, line and marker of the analysis and of the one that it is compared with (Okabe, Ito)."""
 DPI = 200
 SIZE = (4.8, 3.6)
+ENDS = ("", "_b")
+"""Of the names of figures that show one detector: the analysed one, and the one compared with."""
 
 Records = Sequence[tuple[str, AnalysisRecord]]
 Draw = Callable[[Axes, Records], None]
@@ -37,13 +40,19 @@ Draw = Callable[[Axes, Records], None]
 def write_figures(
     record: AnalysisRecord, out: Path, *, other: AnalysisRecord | None = None
 ) -> list[Path]:
-    """Write every figure that there are data for into a folder; return the files."""
+    """Write every figure that there are data for into a folder; return the files.
+
+    Figures of an earlier analysis that has data for more are taken away.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
     records: Records = [("", record)] if other is None else [("A", record), ("B", other)]
     drawn: list[tuple[str, Draw, bool]] = [
         ("recall", _recall, any(v is not None for v in record.br_recall.values())),
         ("oracle_ap", _order, record.ap.AP is not None and record.oracle_ap.AP is not None),
         ("errors", _errors, bool(known_errors(record.errors))),
-        ("precision_recall", _precision, bool(record.curves)),
+        ("precision_recall", _precision, bool(mean_curve(record.curves, "0.5"))),
         ("calibration", _calibration, any(record.calibration.counts)),
     ]
     single: list[tuple[str, Draw, Callable[[AnalysisRecord], bool]]] = [
@@ -55,8 +64,12 @@ def write_figures(
     for name, draw, has in single:
         for letter, one in records:
             if has(one):
-                suffix = f"_{letter.lower()}" if letter == "B" else ""
+                suffix = ENDS[letter == "B"]
                 written.append(_write(out / f"{name}{suffix}.png", draw, [(letter, one)]))
+    names = [*(name for name, *_ in drawn), *(f"{n}{end}" for n, *_ in single for end in ENDS)]
+    for path in {out / f"{name}.png" for name in names} - {*written}:
+        if path.is_file():  # of an earlier analysis
+            path.unlink()
     return written
 
 
@@ -69,7 +82,7 @@ def _write(path: Path, draw: Draw, records: Records) -> Path:
     draw(axes, records)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in any script
-        figure.savefig(path, dpi=DPI)
+        write_png(path, figure, dpi=DPI)
     return path
 
 

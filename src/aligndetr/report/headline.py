@@ -121,9 +121,12 @@ def _pearson_words(value: float | None) -> str:
         )
         if value >= least
     )
-    return (
-        f"Confidence follows the IoU of matched boxes {strength}; 1 would be in step, 0 unrelated."
+    follows = (
+        "runs against the IoU of matched boxes"
+        if value < -0.1
+        else (f"follows the IoU of matched boxes {strength}")
     )
+    return f"Confidence {follows}; 1 would be in step, 0 unrelated."
 
 
 def _stat(one: Headline, other: AnalysisRecord | None) -> Markup:

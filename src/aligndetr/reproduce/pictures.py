@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aligndetr.report.png import write_png
 from aligndetr.reproduce.misalignment import Kept
 from aligndetr.reproduce.outcome import ArmOutcome, Outcome
 from aligndetr.reproduce.predictions import draw_predictions
@@ -36,7 +37,7 @@ def draw(outcome: Outcome, folder: Path) -> None:
     drawer = drawers.get(outcome.experiment.picture)
     figure = (drawer and drawer(outcome)) or _dots(outcome)
     FigureCanvasAgg(figure)
-    figure.savefig(folder / PICTURE, dpi=150)
+    write_png(folder / PICTURE, figure, dpi=150)
 
 
 def _dots(outcome: Outcome) -> Figure:

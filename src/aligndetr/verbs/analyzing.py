@@ -3,13 +3,16 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aligndetr.errors import ConfigError, DatasetError
 from aligndetr.tables import print_analysis, print_json
 from aligndetr.verbs.options import AsJson, DataFolder, counted, open_detector, showing
+
+if TYPE_CHECKING:
+    from aligndetr.api import Detector
 
 
 def analyze(
@@ -46,13 +49,29 @@ def analyze(
             "give the file that your detector wrote"
         )
     with redirect_stdout(sys.stderr), showing() as show:
+        compared = None if compare is None else _compared(compare)
         subject = predictions if model is None else open_detector(model)
         assert subject is not None
         content = api.analyze(
-            subject, data, out=out, split=split, compare=compare,
+            subject, data, out=out, split=split, compare=compared,
             progress=counted("images searched", show), stage=show,
         )  # fmt: skip
     if as_json:
         print_json(content)
     else:
         print_analysis(content, out)
+
+
+def _compared(named: str) -> "Detector | Path":
+    """Return what another detector has found, in a file, or a detector that can be asked."""
+    from aligndetr.config.presets import PRESETS
+
+    path = Path(named)
+    if path.is_file() and path.suffix != ".safetensors":
+        return path
+    if not path.exists() and named not in PRESETS:
+        raise ConfigError(
+            "--compare: expected a run folder, a .safetensors file or a JSON file of COCO "
+            f"results, found nothing at {named}; mend the path"
+        )
+    return open_detector(named, "--compare")

@@ -31,8 +31,10 @@ DataFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def open_detector(model: str) -> "Detector":
+def open_detector(model: str, option: str = "--model") -> "Detector":
     """Return a trained detector, in a process that keeps its memory: ours, not a caller's.
+
+    `option` is what it was named with.
 
     Raises:
         ConfigError: It is a preset, whose heads know nothing yet.
@@ -44,7 +46,7 @@ def open_detector(model: str) -> "Detector":
 
     if model in PRESETS:
         raise ConfigError(
-            f"--model: expected a run folder or a .safetensors file, found the preset {model}, "
+            f"{option}: expected a run folder or a .safetensors file, found the preset {model}, "
             f"which is not trained; make a run of it with 'aligndetr train --model {model}'"
         )
     keep_heap()

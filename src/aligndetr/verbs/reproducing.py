@@ -1,5 +1,6 @@
 """The verb `reproduce`: the paper's tables and figures, in full or on a laptop."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -79,6 +80,8 @@ def reproduce(
         _full(tables, out, check=check, as_json=as_json)
         return
     _refuse({"--check": check}, "full")
+    if minutes is not None and not math.isfinite(minutes):
+        raise ConfigError(f"--minutes-an-arm: expected a number of minutes, found {minutes:g}")
     if steps is not None and minutes is not None:
         raise ConfigError(
             "aligndetr reproduce: expected at most one of --steps, --minutes-an-arm, found both; "
