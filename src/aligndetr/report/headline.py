@@ -124,7 +124,7 @@ def _pearson_words(value: float | None) -> str:
     follows = (
         "runs against the IoU of matched boxes"
         if value < -0.1
-        else (f"follows the IoU of matched boxes {strength}")
+        else f"follows the IoU of matched boxes {strength}"
     )
     return f"Confidence {follows}; 1 would be in step, 0 unrelated."
 
