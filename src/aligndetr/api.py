@@ -20,7 +20,7 @@ from aligndetr.data.formats import open_split
 from aligndetr.devices import resolve_device
 from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import Results, collect, evaluate
-from aligndetr.evaluate.files import read_results
+from aligndetr.evaluate.files import is_results_file, read_results
 from aligndetr.evaluate.loading import split_loader
 from aligndetr.model.build import build_model
 from aligndetr.model.postprocess import detect_with
@@ -332,7 +332,7 @@ def _opened(subject: Detector | str | Path, annotations: Annotations) -> Detecto
     """
     if not isinstance(subject, Detector):
         path = Path(subject)
-        if path.suffix.lower() == ".json" or (path.is_file() and path.suffix != ".safetensors"):
+        if is_results_file(path):
             found = Found(str(subject), read_results(path))
             check_found(found, annotations)
             return found

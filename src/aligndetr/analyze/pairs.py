@@ -135,8 +135,8 @@ def _standing_out(numbers: Floats) -> Floats:
     """
     if not len(numbers):
         return numbers
-    largest = np.abs(numbers).max()
-    centred = numbers / largest - (numbers / largest).mean() if largest > 0 else numbers
+    scaled = numbers / (np.abs(numbers).max() or 1.0)
+    centred = scaled - scaled.mean()
     spread = np.abs(centred).max()
     return centred / spread if spread > ROUNDING else np.zeros_like(centred)
 

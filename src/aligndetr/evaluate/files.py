@@ -13,6 +13,11 @@ from aligndetr.evaluate.evaluator import Results, results_from_coco
 ROW = Struct("7d")
 
 
+def is_results_file(path: Path) -> bool:
+    """Whether a path names a file of results: no folder of a run, and no weights."""
+    return path.suffix.lower() == ".json" or (path.is_file() and path.suffix != ".safetensors")
+
+
 def read_results(path: Path) -> Results:
     """Return the COCO results of a JSON file, a list of detections, as an array.
 

@@ -223,16 +223,17 @@ def _calibration_line(
         )
         if sure is not None and value is not None
     ]
+    places = [(_shown(sure), value) for sure, value, _ in rows]
     dots = [
         plot.dot(
-            (_shown(sure), value),
+            place,
             style,
             f"confidence {decimal(sure)}: {name} {decimal(value)} ({count(number)} predictions)",
             2.5 + 5 * math.sqrt(number / most),
         )
-        for sure, value, number in rows
+        for place, (sure, value, number) in zip(places, rows, strict=True)
     ]
-    return join((plot.line([(_shown(sure), value) for sure, value, _ in rows], style), *dots))
+    return join((plot.line(places, style), *dots))
 
 
 def _shown(confidence: float) -> float:

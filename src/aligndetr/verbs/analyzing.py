@@ -65,13 +65,12 @@ def analyze(
 def _compared(named: str) -> "Detector | Path":
     """Return what another detector has found, in a file, or a detector that can be asked."""
     from aligndetr.config.presets import PRESETS
+    from aligndetr.evaluate.files import is_results_file
 
     path = Path(named)
-    if path.is_file() and path.suffix != ".safetensors":
-        return path
     if not path.exists() and named not in PRESETS:
         raise ConfigError(
             "--compare: expected a run folder, a .safetensors file or a JSON file of COCO "
             f"results, found nothing at {named}; mend the path"
         )
-    return open_detector(named, "--compare")
+    return path if is_results_file(path) else open_detector(named, "--compare")
