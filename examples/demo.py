@@ -38,7 +38,7 @@ def main() -> None:
         model=MODEL,
         data=data,
         out=options.out,
-        minutes=None if options.steps else options.minutes,
+        minutes=options.minutes if options.steps is None else None,
         steps=options.steps,
         started=started,
     )

@@ -42,33 +42,33 @@ def test_eval_prints_json_alone_on_stdout(trained: Path, shapes: Path):
     assert wanted <= metrics.keys()
 
 
-def test_predict_writes_pictures_and_coco_results(trained: Path, shapes: Path, tmp_path: Path):
+def test_predict_writes_pictures_and_coco_results(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     out = tmp_path / "found"
-    done = aligndetr(
-        "predict", "--model", trained, "--source", shapes / "images", "--out", out,
-        "--threshold", "0.0", "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    json.loads(done.stdout)
+    words = ["--source", shapes / "images", "--out", out, "--threshold", "0.0", "--json"]
+    assert main(["predict", "--model", *map(str, [trained, *words])]) == 0
+    json.loads(capsys.readouterr().out)
     results = json.loads((out / "predictions.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} == results[0].keys()
     assert len(list(out.glob("*.png"))) == 12
 
 
-def test_resume_of_a_finished_run_says_so(trained: Path, tmp_path: Path):
+def test_resume_of_a_finished_run_says_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
-    done = aligndetr("train", "--resume", copy)
-    assert done.returncode == 0, done.stderr
-    assert "nothing is left to resume" in done.stderr
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert "nothing is left to resume" in capsys.readouterr().err
 
 
-def test_fine_tuning_starts_from_a_run(trained: Path, shapes: Path, tmp_path: Path):
-    done = aligndetr(
-        "train", "--model", trained, "--data", shapes, "--out", tmp_path / "r2", "--steps", "1"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "all weights" in done.stderr
+def test_fine_tuning_starts_from_a_run(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--data", shapes, "--out", tmp_path / "r2", "--steps", "1"]
+    assert main(["train", "--model", *map(str, [trained, *words])]) == 0
+    assert "all weights" in capsys.readouterr().err
 
 
 def broken_image(data: Path) -> str:

@@ -1,24 +1,28 @@
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[1]
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 
 
 def demo(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROJECT / "examples" / "demo.py"), *words]
+    command = [sys.executable, str(DEMO), *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_demonstration_removes_nothing_but_its_own(tmp_path: Path):
+def test_the_demonstration_removes_nothing_but_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     photo = tmp_path / "photo.png"
     photo.touch()
-    done = demo("--out", str(tmp_path))
-    assert done.returncode == 2
-    assert f"expected a new folder, found {tmp_path}" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(DEMO), run_name="__main__")
+    assert f"expected a new folder, found {tmp_path}" in capsys.readouterr().err
     assert photo.exists()
 
 

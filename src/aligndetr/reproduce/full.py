@@ -108,6 +108,15 @@ def full_arms(experiments: Sequence[Experiment]) -> list[FullArm]:
     return made
 
 
+def unique_arms(experiments: Sequence[Experiment]) -> list[Arm]:
+    """Return the arms that are trained: of equal ones the first."""
+    arms: dict[str, Arm] = {}
+    for experiment in experiments:
+        for arm in experiment.arms:
+            arms.setdefault(_training_key(arm.config()), arm)
+    return list(arms.values())
+
+
 def script(arms: Sequence[FullArm]) -> str:
     """Return a shell script that trains and measures all arms, and goes on where it was stopped."""
     hours = sum(arm.gpu_hours for arm in arms)
