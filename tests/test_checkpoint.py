@@ -217,6 +217,12 @@ def test_writing_makes_folders_replaces_and_leaves_nothing_else(tmp_path: Path):
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, 2.5, None]}
 
 
+def test_names_of_files_that_are_no_text_are_written_escaped(tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1, which is not UTF-8
+    write_json(tmp_path / "a.json", [name, "é"])
+    assert json.loads((tmp_path / "a.json").read_bytes()) == [name, "é"]
+
+
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch):
     path = tmp_path / "a.txt"
     write_bytes(path, b"old")

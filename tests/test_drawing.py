@@ -67,6 +67,12 @@ def test_captions_fit_in_pictures_of_any_size_wherever_the_box_is(size, place):
     assert (np.asarray(drawn) != np.asarray(without)).any()
 
 
+def test_a_line_break_in_a_name_is_a_space():
+    box = torch.tensor([[20.0, 30.0, 90.0, 80.0]])
+    drawn = [draw_boxes(gray(200, 100), box, [0], [name]) for name in ("a\ncat\n", "a cat")]
+    assert (np.asarray(drawn[0]) == np.asarray(drawn[1])).all()
+
+
 def test_the_first_detection_lies_on_top():
     box = torch.tensor([[50.0, 50.0, 200.0, 200.0]])
     drawn = draw_boxes(gray(640, 480), box.repeat(2, 1), [2, 5], ["", ""])

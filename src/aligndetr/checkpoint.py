@@ -179,7 +179,17 @@ def read_classes(path: Path) -> Classes:
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def to_json(content: object, *, indent: int | None = None) -> str:
+    """Return JSON for people; escaped where a file's name is no text, so that it can be written."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent)
+    return text
 
 
 def make_folder(path: Path, what: str) -> None:

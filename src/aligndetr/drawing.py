@@ -139,6 +139,7 @@ def _draw_caption(
 ) -> None:
     """Write on a filled plate above the box, or within it at the top, inside the picture."""
     picture_size = pen.im.size
+    caption = " ".join(caption.split())  # a name may have a line break, which is not measured
     font = _fitting_font(pen, caption, picture_size)
     left, _, right, _ = pen.textbbox((0, 0), caption, font=font)
     _, top, _, bottom = pen.textbbox((0, 0), "Hg", font=font)  # all plates are equally high

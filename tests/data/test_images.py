@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,18 @@ def test_damaged_exif_data_are_no_orientation(tmp_path, suffix, exif):
     Image.new("RGB", (4, 3)).save(path, exif=exif)
     assert image_size(path) == (3, 4)
     assert read_image(path, (3, 4)).shape == (3, 3, 4)
+
+
+def test_other_exif_tags_may_be_of_any_kind(tmp_path):
+    """A camera's resolution that is text, which PIL cannot write again."""
+    entries = struct.pack(">H", 2)
+    entries += struct.pack(">HHIHH", ORIENTATION_TAG, 3, 1, 6, 0)
+    entries += struct.pack(">HHI4s", 0x011A, 2, 4, b"72\0\0")
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entries + struct.pack(">I", 0)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == (4, 3)
+    assert read_image(tmp_path / "a.jpg", (4, 3)).shape == (3, 4, 3)
+    assert load_image(tmp_path / "a.jpg").shape == (3, 4, 3)
 
 
 def test_an_image_without_orientation_is_not_copied():

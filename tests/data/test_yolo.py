@@ -46,6 +46,26 @@ def test_a_polygon_gives_its_extent(yolo):
     assert annotations.targets(0)[0].tolist() == [[10, 3, 30, 15]]
 
 
+POSES = "{names: [cat, dog], kpt_shape: [2, 3]}"
+
+
+def test_keypoints_behind_a_box_are_left_out(yolo):
+    annotations = yolo("1 0.5 0.5 0.5 0.2 0.1 0.1 2 0.9 0.9 1", yaml=POSES)
+    assert annotations.targets(0)[0].tolist() == [[10, 12, 30, 18]]
+
+
+@pytest.mark.parametrize("line", ["1 0.5 0.5 0.5 0.2", "1 0.5 0.5 0.5 0.2 0.1 0.1 0.9 0.9"])
+def test_as_many_keypoints_are_expected_as_the_yaml_file_says(yolo, line):
+    with pytest.raises(DatasetError, match=r"height' and 6 numbers of keypoints, found '1 0\.5"):
+        yolo(line, yaml=POSES)
+
+
+@pytest.mark.parametrize("shape", ["17", "[17]", "[17, x]", "[]"])
+def test_a_wrong_shape_of_keypoints_is_refused(yolo, shape):
+    with pytest.raises(DatasetError, match="expected 'kpt_shape' as two numbers"):
+        yolo("", yaml=f"{{names: [cat, dog], kpt_shape: {shape}}}")
+
+
 @pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}", "\n  1: dog\n  0: cat"])
 def test_names_may_be_a_list_or_a_mapping(yolo, names):
     assert yolo("", yaml=f"names: {names}").classes.names == ("cat", "dog")
@@ -156,6 +176,20 @@ def test_images_are_found_where_the_yaml_file_says(tree, yaml, splits, names):
     file.write_text(yaml.format(root=tree))
     images = yolo_images(file, splits)
     assert (None if images is None else sorted(image.stem for image in images)) == names
+
+
+def test_hidden_files_are_no_images(tree, write_image):
+    for name in (".ipynb_checkpoints/a-checkpoint", "._a", "b/.c"):
+        write_image(tree / f"data/images/train/{name}.png")
+    (tree / "data/data.yaml").write_text("names: [a]")
+    images = yolo_images(tree / "data/data.yaml", ["train"])
+    assert sorted(image.stem for image in images or ()) == ["a", "c"]
+
+
+def test_a_folder_of_several_that_is_missing_is_named(tree):
+    (tree / "data/data.yaml").write_text("train: [images/train, imagse/more]")
+    with pytest.raises(DatasetError, match=r"every folder of 'train' to exist, found no .*imagse"):
+        yolo_images(tree / "data/data.yaml", ["train"])
 
 
 def test_images_elsewhere_are_found_again(tree):

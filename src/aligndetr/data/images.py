@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from aligndetr.errors import DatasetError
@@ -17,10 +17,21 @@ from aligndetr.errors import DatasetError
 ORIENTATION_TAG = 0x0112
 """EXIF tag whose values 2 to 8 ask viewers to turn or mirror the stored pixels."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each asks for; PIL's `exif_transpose` also writes all other tags, and fails on odd ones."""
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files with these endings, in lower case, count as images where a layout lists none."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What PIL raises on files that are no image, damaged, or absurdly large."""
 
 
@@ -65,9 +76,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation asks; without one, the same image."""
+    """Return an image turned as its EXIF orientation asks; without one, the same image.
+
+    Its EXIF data stay as they were.
+    """
     image.load()
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -89,7 +104,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (as stored) where there is none or none that makes sense."""
     try:
         found = image.getexif().get(ORIENTATION_TAG, 1)
-    except (*UNREADABLE, struct.error):
+    except UNREADABLE:
         return 1
     return found if found in range(1, 9) else 1
 

@@ -1,8 +1,9 @@
 """Reads YOLO folders: a YAML file with the class names, images, and one text file an image.
 
 A line of a text file is `class centre_x centre_y width height`, relative to the image, or
-`class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose extent is taken. An image without a text file has
-no objects. Class ids are the labels; images are numbered from 1, by path.
+`class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose extent is taken; where the YAML file has a
+`kpt_shape`, keypoints follow the box, and are left out. An image without a text file has no
+objects. Class ids are the labels; images are numbered from 1, by path.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def yolo_images(file: Path, split_names: Sequence[str]) -> tuple[Path, ...] | No
         places = _places(file, entries, name)
         found = [place for place in places if place.exists()]
         if found:
+            _require_all(file, name, places, found)
             return tuple(sorted({image for place in found for image in _images_at(place)}))
     return None
 
@@ -51,7 +53,7 @@ def read_yolo(file: Path, images: Sequence[Path], *, layout: str = "YOLO") -> An
     Raises:
         DatasetError: The YAML file has no class names, or a text file has a wrong line.
     """
-    classes = _classes(file)
+    classes, keypoints = _classes(file), _keypoints(file)
     sizes = np.array([image_size(image) for image in images], dtype=np.int64).reshape(-1, 2)
     names = Names(_name(image, file.parent) for image in images)
     return Annotations.of(
@@ -60,7 +62,7 @@ def read_yolo(file: Path, images: Sequence[Path], *, layout: str = "YOLO") -> An
         folders=(file.parent,),
         classes=classes,
         images=ImageTable(np.arange(1, len(images) + 1), sizes, names),
-        objects=_objects([_lines(image, len(classes)) for image in images], sizes),
+        objects=_objects([_lines(image, len(classes), keypoints) for image in images], sizes),
     )
 
 
@@ -95,9 +97,26 @@ def _resolved(item: str, root: Path, folder: Path) -> Path:
     return next((choice for choice in choices if choice.exists()), choices[0])
 
 
+def _require_all(
+    file: Path, split_name: str, places: Sequence[Path], found: Sequence[Path]
+) -> None:
+    missing = [str(place) for place in places if place not in found]
+    if missing:
+        raise DatasetError(
+            f"{file}: expected every folder of {split_name!r} to exist, found no "
+            f"{', '.join(missing)}; correct the paths"
+        )
+
+
 def _images_at(place: Path) -> list[Path]:
+    """Return the images of a folder, without hidden ones, or those that a text file lists."""
     if place.is_dir():
-        return [file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+        return [
+            file
+            for file in place.rglob("*")
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(place).parts)
+        ]
     lines = read_text(place).splitlines()
     return [place.parent / line.strip() for line in lines if line.strip()]
 
@@ -111,6 +130,20 @@ def _classes(file: Path) -> Classes:
             f"found {repr(found)[:80]}; list the classes"
         )
     return Classes(tuple(map(str, names)), tuple(range(len(names))))
+
+
+def _keypoints(file: Path) -> int:
+    """Return how many numbers follow the box in a line of a data set of poses; 0 in others."""
+    shape = _entries(file).get("kpt_shape")
+    if shape is None:
+        return 0
+    sides = shape if isinstance(shape, list) else [shape]
+    if len(sides) != 2 or not all(str(side).isdecimal() for side in sides):
+        raise DatasetError(
+            f"{file}: expected 'kpt_shape' as two numbers, the keypoints and what is said of each, "
+            f"found {repr(shape)[:80]}; correct it, or leave it out where there are none"
+        )
+    return int(str(sides[0])) * int(str(sides[1]))
 
 
 def _by_label(names: dict[str, object]) -> list[object] | None:
@@ -133,23 +166,28 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _lines(image: Path, num_classes: int) -> list[Line]:
+def _lines(image: Path, num_classes: int, keypoints: int) -> list[Line]:
     file = _label_file(image)
     if not file.is_file():
         return []
-    lines = enumerate(read_text(file).splitlines(), start=1)
-    return [_line(f"{file}:{number}", line, num_classes) for number, line in lines if line.strip()]
+    return [
+        _line(f"{file}:{number}", line, num_classes, keypoints)
+        for number, line in enumerate(read_text(file).splitlines(), start=1)
+        if line.strip()
+    ]
 
 
-def _line(where: str, line: str, num_classes: int) -> Line:
+def _line(where: str, line: str, num_classes: int, keypoints: int) -> Line:
     try:
         label, *numbers = (float(word) for word in line.split())
     except ValueError:
         label, numbers = math.nan, []
-    is_box, is_polygon = len(numbers) == 4, len(numbers) >= 6 and len(numbers) % 2 == 0
+    is_box = len(numbers) == 4 + keypoints
+    is_polygon = not keypoints and len(numbers) >= 6 and len(numbers) % 2 == 0
     if not (is_box or is_polygon) or not all(map(math.isfinite, (label, *numbers))):
+        others = f"and {keypoints} numbers of keypoints" if keypoints else "or a polygon"
         raise DatasetError(
-            f"{where}: expected 'class centre_x centre_y width height' or a polygon, "
+            f"{where}: expected 'class centre_x centre_y width height' {others}, "
             f"found {line.strip()[:60]!r}; correct the line"
         )
     if label not in range(num_classes):
@@ -157,7 +195,7 @@ def _line(where: str, line: str, num_classes: int) -> Line:
             f"{where}: expected a class between 0 and {num_classes - 1}, found {label:g}; "
             "correct the line or list the class in the YAML file"
         )
-    return int(label), _box(numbers) if is_box else _extent(numbers)
+    return int(label), _box(numbers[:4]) if is_box else _extent(numbers)
 
 
 def _box(numbers: Sequence[float]) -> tuple[float, float, float, float]:
