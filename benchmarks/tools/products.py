@@ -1,7 +1,7 @@
 """The matrix products and convolutions of a network alone: what its time cannot fall below.
 
 They are recorded while the network runs, and run again on numbers of the same shapes, strides and
-type, without anything between them.
+type, without anything between them. What is fused with a convolution is left out.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,13 @@ PRODUCTS = frozenset(
         "aten::_scaled_dot_product_flash_attention_for_cpu",
     }
 )
+FUSED = {
+    "mkldnn::_convolution_pointwise": (0, 1),
+    "mkldnn::_convolution_pointwise.binary": (0, 2),
+    "mkldnn::_convolution_pointwise_.binary": (1, 2),
+}
+"""Convolutions with what follows them (`aligndetr.backbones.fusing`), and which argument of them is
+the input, and which the weight; bias, padding, stride, dilation and groups come after it."""
 
 
 class Recorder(TorchDispatchMode):
@@ -39,10 +46,15 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func.name().split(".")[0] in PRODUCTS:
-            alike = tuple(self._alike(position, arg) for position, arg in enumerate(args))
-            named = {name: self._alike(name, arg) for name, arg in kwargs.items()}
-            self.calls.append((func, alike, named))
+            self._note(func, args, kwargs)
+        elif places := FUSED.get(func.name()):
+            self._note(torch.ops.aten.convolution.default, _unfused(args, *places), {})
         return func(*args, **kwargs)
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        alike = tuple(self._alike(position, arg) for position, arg in enumerate(args))
+        named = {name: self._alike(name, arg) for name, arg in kwargs.items()}
+        self.calls.append((func, alike, named))
 
     def _alike(self, place: int | str, argument: Any) -> Any:
         """Return other numbers of the same layout; one tensor serves all calls of that layout."""
@@ -59,10 +71,18 @@ class Recorder(TorchDispatchMode):
         return self._made[key]
 
 
+def _unfused(args: tuple[Any, ...], maps: int, weight: int) -> tuple[Any, ...]:
+    """Return the arguments of the plain convolution in a fused one."""
+    bias, padding, stride, dilation, groups = args[weight + 1 : weight + 6]
+    return (args[maps], args[weight], bias, stride, padding, dilation, False, [0, 0], groups)
+
+
 def make_products(make: Callable[[], Call]) -> Call:
     """Return a call that runs only the products of the call that `make` makes."""
+    call = make()
+    call()  # the first time, the backbone is made ready as well
     with Recorder() as recorder:
-        make()()
+        call()
 
     @torch.no_grad()
     def products() -> None:

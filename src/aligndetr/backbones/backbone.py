@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from aligndetr.backbones.folding import Folding, has_statistics
+from aligndetr.backbones.fusing import fused
 from aligndetr.errors import ConfigError
 from aligndetr.types import Features, ImageBatch
 
@@ -20,7 +21,7 @@ State = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A network with the norms folded in, and the state of the one that it was made from."""
+    """A network with fused operations, and the state of the one that it was made from."""
 
     made_from: State
     network: nn.Module
@@ -30,7 +31,8 @@ class Backbone(nn.Module):
     """Feature maps of a timm `features_only` model, finest first.
 
     A backbone that is frozen as a whole runs without a graph and in evaluation mode. Norms whose
-    statistics are fixed run as part of the convolutions before them.
+    statistics are fixed run as part of the convolutions before them, and on a CPU, without a graph,
+    so do activations and shortcuts.
     """
 
     def __init__(
@@ -106,8 +108,8 @@ class Backbone(nn.Module):
         is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
         folding = self._usable_folding()
         if folding is not None and self._is_fixed:
-            network = self._fixed_network(folding, precision)
             with torch.autocast(pixels.device.type, enabled=False):
+                network = self._fixed_network(folding, precision)
                 return network(pixels.bfloat16() if precision == torch.bfloat16 else pixels)
         self._fixed.clear()  # what is trained may change unseen: fused optimizers do not count
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
@@ -140,7 +142,7 @@ class Backbone(nn.Module):
         if fixed is None or fixed.made_from != state:
             network = folding.with_weights(folding.weights(self.network))
             network = network.bfloat16() if precision == torch.bfloat16 else network
-            fixed = self._fixed[precision] = _Fixed(state, network)
+            fixed = self._fixed[precision] = _Fixed(state, fused(network))
         return fixed.network
 
     def _state(self) -> State:
@@ -151,6 +153,10 @@ class Backbone(nn.Module):
             for tensor in (*part._parameters.values(), *part._buffers.values())
             if tensor is not None
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: it makes its own network for fixed weights."""
+        return {**super().__getstate__(), "_fixed": {}}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         self._fixed.clear()  # they would stay behind on the old device
