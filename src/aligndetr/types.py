@@ -46,6 +46,14 @@ class Classes:
         return Classes(tuple(str(label) for label in range(count)), tuple(range(count)))
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting where its numbers are needed there alone.
+
+    What comes to the CPU may be read at once.
+    """
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 @dataclass(frozen=True)
 class ImageBatch:
     """Normalised images of one size, padded at the right and the bottom.
@@ -65,12 +73,8 @@ class ImageBatch:
 
     def to(self, device: torch.device) -> ImageBatch:
         """Return the batch on `device`."""
-        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
-        return ImageBatch(
-            self.pixels.to(device, non_blocking=True),
-            padding,
-            self.sizes.to(device, non_blocking=True),
-        )
+        padding = None if self.padding is None else moved(self.padding, device)
+        return ImageBatch(moved(self.pixels, device), padding, moved(self.sizes, device))
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,7 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on `device`."""
-        return Targets(
-            self.boxes.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.counts,
-        )
+        return Targets(moved(self.boxes, device), moved(self.labels, device), self.counts)
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,9 @@ class Features:
 
     def to(self, device: torch.device) -> Features:
         """Return the features on `device`."""
-        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
-        return Features(
-            tuple(level.to(device, non_blocking=True) for level in self.levels),
-            padding,
-            self.sizes.to(device, non_blocking=True),
-            self.input_size,
-        )
+        padding = None if self.padding is None else moved(self.padding, device)
+        levels = tuple(moved(level, device) for level in self.levels)
+        return Features(levels, padding, moved(self.sizes, device), self.input_size)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aligndetr.model.groups import Layout, attention_mask, last_row
+from aligndetr.model.groups import Layout, Span, attention_mask, last_row
 from aligndetr.types import QueryGroup
 
 CPU = torch.device("cpu")
@@ -76,6 +76,10 @@ def test_extra_queries_are_one_run_of_blocks_in_training_alone():
     assert layout.here(training=False) == (main,)
 
 
+def listed(spans: tuple[Span, ...]) -> list[int]:
+    return [number for start, end in spans for number in range(start, end)]
+
+
 @pytest.mark.parametrize(
     ("proposals", "tokens", "ranks", "rows"),
     [
@@ -92,7 +96,7 @@ def test_extra_queries_are_one_run_of_blocks_in_training_alone():
 def test_proposals_are_shared_out_as_far_as_they_go(proposals, tokens: int, ranks, rows):
     layout = Layout(3, groups=2, extra=2, copies=2, proposals=proposals)
     taken = layout.take(tokens, training=True)
-    assert (taken.ranks, taken.rows) == (ranks, rows)
+    assert (listed(taken.ranks), listed(taken.rows)) == (ranks, rows)
     assert last_row(taken.groups) == len(ranks)
     assert taken.groups[0].span == (0, min(3, tokens))
     for extra in taken.groups[1:]:
@@ -102,5 +106,5 @@ def test_proposals_are_shared_out_as_far_as_they_go(proposals, tokens: int, rank
 
 def test_evaluation_takes_the_best_proposals_for_main_queries_alone():
     taken = Layout(3, groups=2, extra=2).take(20, training=False)
-    assert taken.ranks == taken.rows == [0, 1, 2]
+    assert taken.ranks == taken.rows == ((0, 3),)
     assert taken.groups == (QueryGroup("main", (0, 3)),)

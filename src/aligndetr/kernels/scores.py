@@ -59,7 +59,7 @@ class _Background(torch.autograd.Function):
         ctx: Any, logits: Tensor, positive: Entries, gamma: float, is_constant: bool
     ) -> tuple[Tensor, Tensor]:
         # A logit of -inf has no loss and no gradient.
-        gradient = logits.index_put(positive, logits.new_tensor(-torch.inf))
+        gradient = logits.index_put(positive, logits.new_full((), -torch.inf))
         loss = logits.new_empty(len(logits))
         rows = chunk_rows(logits, logits[:1].numel())
         for x, total in zip(gradient.split(rows), loss.split(rows), strict=True):

@@ -1,7 +1,7 @@
 """Stacks of linear layers."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -37,6 +37,14 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor, widest: int) -> Te
     call = partial(checkpoint, function, use_reentrant=False) if is_trained else function
     chunks = zip(*(x.split(size, dim=1) for x in inputs), strict=True)
     return torch.cat([call(*chunk) for chunk in chunks], dim=1)
+
+
+def numbers_beside(tensor: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Return (n,) numbers where a tensor is and of its type.
+
+    They are made there: a copy of numbers from the CPU makes it wait for a GPU.
+    """
+    return torch.stack([tensor.new_full((), number) for number in numbers])
 
 
 class MLP(nn.Module):

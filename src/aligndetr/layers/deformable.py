@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from aligndetr.kernels import deformable_attention
 from aligndetr.kernels.softmax import short_softmax
+from aligndetr.layers.basic import numbers_beside
 
 
 class DeformableAttention(nn.Module):
@@ -78,8 +79,9 @@ class DeformableAttention(nn.Module):
         if reference.shape[-1] == 4:  # offsets are shares of half the box
             offsets = offsets / self.points * self._for_points(reference[..., 2:]) * 0.5
         else:
-            sizes_wh = reference.new_tensor([(width, height) for height, width in shapes])
-            offsets = offsets / self._for_points(sizes_wh[None, None])
+            sides = [side for height, width in shapes for side in (width, height)]
+            sizes_wh = numbers_beside(reference, sides).view(1, 1, -1, 2)
+            offsets = offsets / self._for_points(sizes_wh)
         locations = self._for_points(reference[..., :2]) + offsets
         return deformable_attention(
             value,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aligndetr.layers.attention import attend, merge_heads, split_heads
+from aligndetr.layers.basic import numbers_beside
 
 RAY_CELLS = 4.0
 """How far from the reference the heads' Gaussians are centred at the start, in cells."""
@@ -115,7 +116,8 @@ class GaussianAttention(nn.Module):
         start = 0
         for level, (height, width) in enumerate(shapes):
             part = slice(start, start + height * width)
-            in_cells = centre * valid_ratios[:, level, None] * centre.new_tensor([width, height])
+            size_wh = numbers_beside(centre, (width, height))
+            in_cells = centre * valid_ratios[:, level, None] * size_wh
             bias = self._gaussian(in_cells.unsqueeze(1) + shift, spread, (height, width))
             hidden = None if padding is None else padding[:, part]
             reads.append(

@@ -14,6 +14,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from aligndetr.devices import from_host
 from aligndetr.kernels.assignment import Pairs, solve_all
 from aligndetr.kernels.box_costs import add_box_costs
 from aligndetr.kernels.chunks import chunk_rows
@@ -133,6 +134,6 @@ def _assignment(stack: Stack, targets: Targets, solved: Iterator[Pairs]) -> Assi
                 target, query = next(solved)
                 row = (layer * images + index) * len(targets) + start + target
                 keys.append(row * queries + block * stack.block_queries + query)
-    ordered = torch.from_numpy(np.sort(np.concatenate(keys))).to(stack.logits.device)
+    ordered = from_host(torch.from_numpy(np.sort(np.concatenate(keys))), stack.logits.device)
     rows, query = ordered // max(queries, 1), ordered % max(queries, 1)
     return Assignment(rows // max(len(targets), 1), query, rows % max(len(targets), 1))

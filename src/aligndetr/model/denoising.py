@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aligndetr.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from aligndetr.devices import from_host
 from aligndetr.types import Assignment, Queries, QueryGroup, Targets
 
 
@@ -184,7 +185,7 @@ def _join(queries: Queries, content: Tensor, boxes: Tensor, group: QueryGroup) -
 def _image_and_rank(targets: Targets) -> tuple[Tensor, Tensor]:
     """Return, for every target, its image and its place among the image's targets."""
     device = targets.boxes.device
-    counts = torch.tensor(targets.counts, device=device)
+    numbers = torch.tensor((targets.counts, targets.offsets), dtype=torch.int64)
+    counts, offsets = from_host(numbers, device)
     image = torch.repeat_interleave(counts, output_size=len(targets))
-    offsets = torch.tensor(targets.offsets, device=device)
     return image, torch.arange(len(targets), device=device) - offsets[image]

@@ -164,8 +164,9 @@ def token_centres(memory: Memory) -> Tensor:
             indexing="ij",
         )
         centres = torch.stack((grid[1], grid[0]), dim=-1).flatten(0, 1)  # (h * w, 2)
-        size_wh = memory.valid_ratios.new_tensor([width, height])
-        levels.append(centres / (memory.valid_ratios[:, index, None] * size_wh))
+        ratios = memory.valid_ratios[:, index]  # (B, 2)
+        image_wh = torch.stack((ratios[:, 0] * width, ratios[:, 1] * height), dim=-1)
+        levels.append(centres / image_wh[:, None])
     return torch.cat(levels, dim=1)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from aligndetr.types import QueryGroup
 
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -55,21 +57,24 @@ class Layout:
         groups = self.groups if training else 0
         free = proposals if self.proposals == "same" else (proposals - main) // max(groups, 1)
         extra = min(self.extra, free) if groups else 0
-        ranks, rows = list(range(main)), list(range(main))
-        for group in range(groups):
+        ranks, rows = [(0, main)], [(0, main)]
+        for group in range(groups if extra else 0):
             first = 0 if self.proposals == "same" else main + group * extra
-            ranks += range(first, first + extra)
+            ranks.append((first, first + extra))
             row = self.count + group * self.extra
-            rows += range(row, row + extra)
-        return Taken(ranks, rows, self.groups_of(main, extra))
+            rows.append((row, row + extra))
+        return Taken(tuple(ranks), tuple(rows), self.groups_of(main, extra))
 
 
 @dataclass(frozen=True)
 class Taken:
-    """For each query the rank of its proposal, and its row among all that could be."""
+    """For each query the rank of its proposal, and its row among all that could be.
 
-    ranks: list[int]
-    rows: list[int]
+    Both as runs: first and last + 1 of each.
+    """
+
+    ranks: tuple[Span, ...]
+    rows: tuple[Span, ...]
     groups: tuple[QueryGroup, ...]
 
 
@@ -86,19 +91,19 @@ def attention_mask(groups: Sequence[QueryGroup], device: torch.device) -> Tensor
     """
     if len(groups) == 1 and groups[0].blocks == 1:
         return None
-    block = torch.cat([_block_numbers(index, group) for index, group in enumerate(groups)])
-    is_main = torch.cat([_repeat(group.name == "main", group) for group in groups])
-    sees_main = torch.cat([_repeat(group.sees_main, group) for group in groups])
-    block, is_main, sees_main = (row.to(device) for row in (block, is_main, sees_main))
+    numbers = [_block_numbers(index, group, device) for index, group in enumerate(groups)]
+    is_main = torch.cat([_repeat(group.name == "main", group, device) for group in groups])
+    sees_main = torch.cat([_repeat(group.sees_main, group, device) for group in groups])
+    block = torch.cat(numbers)
     return ~((block[:, None] == block) | (sees_main[:, None] & is_main))
 
 
-def _block_numbers(index: int, group: QueryGroup) -> Tensor:
+def _block_numbers(index: int, group: QueryGroup, device: torch.device) -> Tensor:
     """Return one number a query, different for every block of every group."""
     size = group.span[1] - group.span[0]
-    within = torch.arange(size) // max(size // group.blocks, 1)
+    within = torch.arange(size, device=device) // max(size // group.blocks, 1)
     return within + index * 1_000_000
 
 
-def _repeat(value: bool, group: QueryGroup) -> Tensor:
-    return torch.full((group.span[1] - group.span[0],), value)
+def _repeat(value: bool, group: QueryGroup, device: torch.device) -> Tensor:
+    return torch.full((group.span[1] - group.span[0],), value, device=device)

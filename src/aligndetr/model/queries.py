@@ -224,8 +224,8 @@ class TopQueries(nn.Module):
         taken = self.layout.take(logits.shape[1], training=self.training)
         main = taken.groups[0].span[1]
         scores = self._scores(logits.detach(), memory.padding)
-        order = scores.topk(max(taken.ranks) + 1, dim=1).indices
-        best = order[:, taken.ranks]  # (B, Q)
+        order = scores.topk(max(end for _, end in taken.ranks), dim=1).indices
+        best = torch.cat([order[:, start:end] for start, end in taken.ranks], dim=1)  # (B, Q)
         chosen = _take(states, best)
         boxes = (self.head.correction(chosen) + _take(proposals, best)).sigmoid()
         if self.supervises_all and self.training:
@@ -239,7 +239,8 @@ class TopQueries(nn.Module):
             position = made[0] if self.gives_position else None
             content = content if self.is_from_memory else made[1]
         if self.content is not None:
-            content = _for_images(self.content[taken.rows], memory)
+            rows = torch.cat([self.content[start:end] for start, end in taken.rows])
+            content = _for_images(rows, memory)
         return Queries(content, reference, position, taken.groups, supervised)
 
     def _scores(self, logits: Tensor, padding: Tensor | None) -> Tensor:
