@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -449,9 +450,25 @@ def test_what_may_not_be_read_is_one_line(api: FakeApi, capsys):
     assert "error: runs/a: expected a file or folder that may be used" in capsys.readouterr().err
 
 
-def test_a_mistake_of_ours_is_not_caught(api: FakeApi):
-    api.failure = ZeroDivisionError("ours")
-    with pytest.raises(ZeroDivisionError, match="ours"):
+@pytest.mark.parametrize("file", ["runs/a", None])
+def test_a_full_disk_is_one_line(api: FakeApi, capsys, file: str | None):
+    api.failure = OSError(errno.ENOSPC, "No space left on device", file)  # pyright: ignore
+    assert main(EVAL) == 2
+    place = file or "the disk"
+    assert f"error: {place}: expected room to write, found: No space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_the_machine_forbids_is_one_line(api: FakeApi, capsys, code: int):
+    api.failure = OSError(code, "no, no", "runs/a")
+    assert main(EVAL) == 2
+    assert "error: runs/a: expected a file or folder that may be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError("ours"), OSError(errno.EBADF, "ours")])
+def test_a_mistake_of_ours_is_not_caught(api: FakeApi, failure: Exception):
+    api.failure = failure  # pyright: ignore
+    with pytest.raises(type(failure), match="ours"):
         main(EVAL)
 
 

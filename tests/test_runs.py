@@ -1,15 +1,19 @@
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
+from filelock import FileLock
 
 from aligndetr import precision, runs
 from aligndetr.checkpoint import load_weights
 from aligndetr.config.codec import load_config
 from aligndetr.data.shapes import shapes_dataset
 from aligndetr.errors import CheckpointError, ConfigError, DatasetError
+from aligndetr.run_folder import held
 from aligndetr.runs import open_start, resume, train
 from small import SMALL
 
@@ -77,6 +81,8 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(shapes: Path, tmp_path:
         overrides=(*SMALL, "precision=auto"),
     )
     assert load_config(run / "config.yaml").precision == "auto"  # other machines decide anew
+    for weights in ("best", "last"):
+        assert load_weights(run / f"{weights}.safetensors").config.precision == "auto"
 
     monkeypatch.setattr(precision, "resolve_precision", lambda *_: torch.float32)
     used = []
@@ -86,6 +92,40 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(shapes: Path, tmp_path:
     with pytest.raises(ZeroDivisionError):
         resume(run)
     assert used == ["bf16"]
+
+
+def test_two_trainings_do_not_share_a_folder(small_run: Path, shapes: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    with (
+        held(out, print),
+        pytest.raises(ConfigError, match=r"no training is writing to, found one"),
+    ):
+        train(model="align-dino-tiny", data=shapes, out=out, steps=1, overrides=SMALL)
+    assert [path.name for path in out.rglob("*") if path.is_file()] in ([], ["lock"])
+    shutil.copytree(small_run, tmp_path / "copy")
+    with held(tmp_path / "copy", print), pytest.raises(ConfigError, match="wait for its end"):
+        resume(tmp_path / "copy")
+    resume(tmp_path / "copy")  # now that it is free
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOLCK, "No locks"), NotImplementedError("No")])
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch, failure: Exception):
+    def failing(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(FileLock, "acquire", failing)
+    said: list[str] = []
+    with held(tmp_path / "run", said.append):
+        assert (tmp_path / "run" / "state").is_dir()
+    assert "cannot be locked" in said[0]
+
+
+def test_a_session_may_train_on_another_device_than_before(monkeypatch: pytest.MonkeyPatch):
+    runs._join_processes("cpu")
+    assert PartialState().device == torch.device("cpu")
+    PartialState().device = torch.device("cuda", 0)  # as if that were where it had trained
+    assert runs._join_processes("cpu") == torch.device("cpu")
+    assert PartialState().device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("folder", ["nothing", "."])

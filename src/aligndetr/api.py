@@ -120,6 +120,8 @@ class Detector:
             threshold: Detections with a lower score are left out.
             resize: False gives the picture to the model in the size that it has.
 
+        Each result keeps its picture, for `plot()`; `predict_folder` keeps none of thousands.
+
         Raises:
             DatasetError: A picture cannot be found or read.
             ValueError: An array or a tensor has another shape or type.

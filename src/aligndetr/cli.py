@@ -5,6 +5,7 @@ Results go to stdout, all else to stderr. Exit codes: 0 success, 2 a mistake tha
 mend (one line says how), 1 a mistake of ours (a traceback), 130 interrupted.
 """
 
+import errno
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ from aligndetr.verbs import analyzing, converting, presets, reproducing, results
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Newer typers carry their own click, older ones import it; ClickException in both.
 CLICK_ERROR = cast(type[Exception], typer.BadParameter.__mro__[2])
 
@@ -45,11 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = INTERRUPTED_EXIT
     except UserError as error:
         return _refuse(str(error))
-    except PermissionError as error:
-        return _refuse(
-            f"{error.filename}: expected a file or folder that may be used, found: "
-            f"{error.strerror}; change its permissions, or name another"
-        )
+    except OSError as error:
+        if error.errno not in FULL + LOCKED:
+            raise
+        return _refuse(_unusable(error))
     except CLICK_ERROR as error:
         return _refuse(_usage(cast(typer.BadParameter, error)))
     if code == INTERRUPTED_EXIT:
@@ -94,6 +96,17 @@ def aligndetr(
     """Detect objects with the DETR family: train, evaluate, predict, analyse."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def _unusable(error: OSError) -> str:
+    """Say what the machine did not allow."""
+    if error.errno in FULL:
+        place = "the disk" if error.filename is None else error.filename
+        return f"{place}: expected room to write, found: {error.strerror}; make room"
+    return (
+        f"{error.filename}: expected a file or folder that may be used, found: {error.strerror}; "
+        "change its permissions, or name another"
+    )
 
 
 def _refuse(message: str) -> int:

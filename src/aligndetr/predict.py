@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from aligndetr.checkpoint import make_folder, write_bytes, write_text
+from aligndetr.checkpoint import make_folder, to_json, write_bytes, write_text
 from aligndetr.data.transforms import Pipeline, Triple, size_of
 from aligndetr.drawing import picture_from_pixels
 from aligndetr.errors import ConfigError, DatasetError
@@ -191,7 +191,7 @@ def _write_results(
     categories = [{"id": number, "name": name} for number, name in pairs]
     about = {"images": images, "annotations": [], "categories": categories}
     write_text(out / RESULTS_FILE, json.dumps(results))
-    write_text(out / IMAGES_FILE, json.dumps(about, ensure_ascii=False))
+    write_text(out / IMAGES_FILE, to_json(about))
 
 
 def _joined(problems: Mapping[Path, DatasetError], total: int, out: Path) -> DatasetError:

@@ -2,13 +2,16 @@
 
 It holds `config.yaml` (fully resolved), `classes.json`, `metrics.jsonl`, `best.safetensors`,
 `last.safetensors`, and in `state/` what resumes it: `origin.json` from here, `training.pt` from
-`train.state`.
+`train.state`, and `lock`, which a training holds while it writes and which means nothing otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aligndetr.checkpoint import (
@@ -18,6 +21,7 @@ from aligndetr.checkpoint import (
     LAST_WEIGHTS,
     METRICS_FILE,
     STATE_FOLDER,
+    make_folder,
     write_classes,
     write_json,
     write_text,
@@ -30,6 +34,7 @@ from aligndetr.precision import Precision
 from aligndetr.train.state import STATE_FILE
 
 ORIGIN_FILE = Path(STATE_FOLDER) / "origin.json"
+LOCK_FILE = Path(STATE_FOLDER) / "lock"
 
 
 class Origin(BaseModel):
@@ -91,6 +96,37 @@ class Origin(BaseModel):
                     f"--resume: expected the {began} {what} that this run began with, found "
                     f"{count} in {split.annotation_file}; fine-tune from it with --model"
                 )
+
+
+@contextmanager
+def held(out: Path, say: Callable[[str], None]) -> Generator[None]:
+    """Keep other trainings out of a run folder; made if missing.
+
+    Where the file system has no locks, that is said, and nothing is kept out.
+
+    Raises:
+        ConfigError: Another training is at work in it.
+        CheckpointError: It cannot be written to.
+    """
+    make_folder(out / STATE_FOLDER, str(out))
+    lock = FileLock(out / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"{out}: expected a folder that no training is writing to, found one that another is; "
+            "wait for its end, or choose another name"
+        ) from None
+    except PermissionError:
+        raise
+    except (OSError, NotImplementedError) as error:
+        say(
+            f"{out / LOCK_FILE}: cannot be locked ({error}); start no other training in that folder"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def make_run_folder(out: Path, config: AnyConfig, split: Annotations, origin: Origin) -> None:

@@ -1,15 +1,18 @@
 """Runs: a run folder is made, trained into, and continued."""
 
+import atexit
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import distributed, nn
 
 from aligndetr.autoconfig.apply import configure
 from aligndetr.checkpoint import (
@@ -26,11 +29,11 @@ from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations, check_same_classes
 from aligndetr.data.dataset import DetectionDataset
 from aligndetr.data.formats import open_split
-from aligndetr.devices import resolve_device
+from aligndetr.devices import LONGEST_CHORE, resolve_device
 from aligndetr.errors import CheckpointError, DatasetError
 from aligndetr.model.build import build_model
 from aligndetr.precision import settle
-from aligndetr.run_folder import Origin, make_run_folder, require_new
+from aligndetr.run_folder import Origin, held, make_run_folder, require_new
 from aligndetr.train.budget import Budget
 from aligndetr.train.fit import fit
 from aligndetr.train.tracking import require_tracker
@@ -112,13 +115,17 @@ def train(
     )
     say(weights_origin if start is None else _transfer(network, start, train_split))
     origin = Origin.of(train_split, data, precision=settings.precision, device=target.type)
-    with PartialState().main_process_first():
-        if PartialState().is_main_process:
-            make_run_folder(out, written, train_split, origin)
-    metrics = fit(
-        network, settings, *_datasets(settings, train_split, val_split), out,
-        budget=budget, started=started,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        with PartialState().main_process_first():
+            if PartialState().is_main_process:
+                require_new(out)
+                stack.enter_context(held(out, say))
+                make_run_folder(out, written, train_split, origin)
+        # As written: whoever opens the weights elsewhere decides anew on the arithmetic.
+        metrics = fit(
+            network, written, *_datasets(written, train_split, val_split), out,
+            budget=budget, started=started,
+        )  # fmt: skip
     return Run(out, metrics)
 
 
@@ -140,8 +147,9 @@ def resume(run: Path, *, device: str = "auto", started: float | None = None) -> 
     origin = Origin.read(run)
     target = _join_processes(origin.device if device == "auto" else device)
     settings = load_config(run / CONFIG_FILE)
+    decided = settings
     if origin.precision != "auto":
-        settings = settings.model_copy(update={"precision": origin.precision})
+        decided = settings.model_copy(update={"precision": origin.precision})
     train_split, val_split = _open_splits(origin.data)
     if train_split.classes != read_classes(run / CLASSES_FILE):
         raise CheckpointError(
@@ -149,11 +157,12 @@ def resume(run: Path, *, device: str = "auto", started: float | None = None) -> 
             "others; the data have changed since: start a new run"
         )
     origin.require_same(train_split)
-    network, _ = build_model(settings, device=target, pretrained=False)
-    metrics = fit(
-        network, settings, *_datasets(settings, train_split, val_split), run,
-        budget=None, started=started,
-    )  # fmt: skip
+    network, _ = build_model(decided, device=target, pretrained=False)
+    with held(run, say) if PartialState().is_main_process else nullcontext():
+        metrics = fit(
+            network, settings, *_datasets(settings, train_split, val_split), run,
+            budget=None, started=started,
+        )  # fmt: skip
     return Run(run, metrics)
 
 
@@ -175,8 +184,21 @@ def open_start(model: str | Path) -> Checkpoint | None:
 def _join_processes(device: str) -> torch.device:
     """Return the device, after this process has joined the others of a distributed run there."""
     target = resolve_device(device)
-    PartialState(cpu=target.type == "cpu")  # the first to be made decides for all that follow
+    # The first state to be made decides for all that follow; alone, another device is a new start.
+    if PartialState._shared_state:  # pyright: ignore[reportPrivateUsage]
+        state = PartialState()
+        is_elsewhere = state.device is not None and state.device.type != target.type
+        if state.num_processes == 1 and is_elsewhere:
+            AcceleratorState._reset_state(True)  # pyright: ignore[reportPrivateUsage]
+    PartialState(cpu=target.type == "cpu", timeout=LONGEST_CHORE)
+    if distributed.is_initialized():
+        atexit.register(_leave_processes)
     return target
+
+
+def _leave_processes() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def say(text: str) -> None:

@@ -225,7 +225,11 @@ def test_what_is_given_stays_and_counts() -> None:
 
 
 def test_a_handful_of_images_has_more_epochs() -> None:
-    assert chosen(replace(CELLS, images=12), given=()) == {"training.epochs": LEAST_STEPS // 3}
+    epochs = LEAST_STEPS // 3  # 5 times as many
+    values = {"training.epochs": epochs, "training.evaluate_every": epochs // 40}
+    assert chosen(replace(CELLS, images=12), given=()) == values
+    given = ("training.evaluate_every",)
+    assert chosen(replace(CELLS, images=12), given=given) == {"training.epochs": epochs}
     assert chosen(replace(CELLS, images=12), given=(), minutes=3.0) == {}
     assert chosen(given=()) == {}  # 40 epochs of 51 steps
 

@@ -190,6 +190,18 @@ def test_an_incomplete_training_batch_is_dropped_unless_it_is_the_only_one(datas
     assert sizes == [[3, 3], [7], [7]]
 
 
+def test_images_too_few_for_all_processes_are_not_dropped(dataset):
+    images = len(dataset)
+    loader = training_loader(dataset, batch_size=images, workers=0, seed=0, processes=2)
+    assert len(loader) == 1
+    shards = [prepare_data_loader(loader, num_processes=2, process_index=i) for i in range(2)]
+    for shard in shards:
+        (batch,) = shard
+        assert len(batch.image_ids) == images
+    incomplete = training_loader(dataset, batch_size=images - 1, workers=0, seed=0, processes=2)
+    assert len(incomplete) == 2  # the second is filled up
+
+
 def test_images_without_objects_can_be_left_out(dataset):
     loader = training_loader(dataset, batch_size=5, workers=0, seed=0, keep_empty=False)
     (batch,) = loader

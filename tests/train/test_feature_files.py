@@ -1,5 +1,7 @@
 import json
 import os
+import platform
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from aligndetr.data.dataset import Draw
 from aligndetr.errors import ConfigError
+from aligndetr.train import caching
 from aligndetr.train.budget import Budget
+from aligndetr.train.caching import Caching
 from aligndetr.train.feature_files import (
     VIEWS_PER_FILE,
     BatchFiles,
@@ -71,11 +75,15 @@ def test_what_an_interrupted_run_left_does_not_count(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_process_left_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
-    dead, alive = tmp_path / "old.999999999.partial", tmp_path / f"other.{os.getppid()}.partial"
-    dead.mkdir()
-    alive.mkdir()
+    host = re.sub(r"\W", "_", platform.node())
+    dead = tmp_path / f"old.{host}.999999999.partial"
+    alive = tmp_path / f"other.{host}.{os.getppid()}.partial"
+    elsewhere = tmp_path / "old.another.999999999.partial"  # on another machine it may live
+    for folder in (dead, alive, elsewhere):
+        folder.mkdir()
     ViewWriter(tmp_path / "views").finish(is_complete=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["views", alive.name])
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted(["views", alive.name, elsewhere.name])
 
 
 def test_views_short_of_their_number_are_of_use_to_this_run_alone(tmp_path: Path) -> None:
@@ -86,10 +94,25 @@ def test_views_short_of_their_number_are_of_use_to_this_run_alone(tmp_path: Path
     assert not is_complete(tmp_path / "views")
 
 
+def test_other_processes_read_what_the_main_one_wrote_complete_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = ViewWriter(tmp_path / "views")
+    expected = view(3)
+    writer.add(5, expected)
+    folder = writer.finish(is_complete=False).folder
+    state = SimpleNamespace(is_main_process=False)
+    monkeypatch.setattr(caching, "PartialState", lambda: state)
+    monkeypatch.setattr(caching, "broadcast_object_list", lambda _: [folder])
+    nothing: Any = None
+    views = Caching(nothing, nothing, nothing, nothing, None)._shared_files(tmp_path, nothing)
+    assert_same(views[Draw(5, 0)], expected)
+
+
 def test_two_runs_that_write_the_same_end_with_one_of_them(tmp_path: Path) -> None:
     first = ViewWriter(tmp_path / "views")
     first.add(0, view(1))
-    other = tmp_path / "views.1.partial"
+    other = tmp_path / "views.another.1.partial"
     shutil.copytree(next(tmp_path.glob("*.partial")), other)
     (other / "index.json").write_text("[]")
     other.rename(tmp_path / "views")  # another process was faster

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
@@ -19,12 +20,15 @@ from aligndetr.data.batch import (
 from aligndetr.data.dataset import Draw
 from aligndetr.data.transforms import Sample
 from aligndetr.errors import ConfigError
+from aligndetr.train import features
 from aligndetr.train.budget import Budget
 from aligndetr.train.features import (
+    Compute,
+    Deadline,
+    Room,
     cache_evaluation,
     cache_training,
     check_cacheable,
-    check_room,
     loader_of,
 )
 from aligndetr.train.state import load_state
@@ -61,13 +65,14 @@ def cached(
     dataset: Any,
     *,
     seed: int = 0,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     told: list[str] | None = None,
     keeper: ViewKeeper | None = None,
+    compute: Compute = pooled,
 ) -> DataLoader[Any]:
     loader = training_loader(dataset, batch_size=4, workers=0, seed=seed)
     features = cache_training(
-        pooled,
+        compute,
         loader,
         lab.config.data,
         keeper or FeatureCache(),
@@ -137,10 +142,10 @@ def test_the_views_are_those_of_the_first_epochs(lab: Lab, workers: int) -> None
 
 def test_after_the_deadline_one_view_of_each_image_does(lab: Lab) -> None:
     dataset = lab.dataset(lab.train, is_training=True)
-    late = cached(lab, dataset, deadline=0.0).dataset
+    late = cached(lab, dataset, deadline=Deadline(0.0, math.inf)).dataset
     for index in range(len(dataset)):
         assert late[Draw(index, 0)] is late[Draw(index, 1)]
-    early = cached(lab, dataset, deadline=math.inf).dataset
+    early = cached(lab, dataset, deadline=Deadline(math.inf, math.inf)).dataset
     assert early[Draw(0, 0)] is not early[Draw(0, 1)]
 
 
@@ -225,10 +230,12 @@ def test_a_cache_that_is_too_large_is_refused_with_the_remedy(
     memory = SimpleNamespace(available=10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     levels = [torch.zeros(200_000), torch.zeros(100_000, dtype=torch.bfloat16)]  # 1 MB
-    assert check_room(FeatureCache(), levels, 400) == 400
+    room = Room(FeatureCache(), 400)
+    room.take(levels)
+    assert room.views == 1
     with pytest.raises(ConfigError, match=r"expected at most 0\.4 GB \(40% of the free") as error:
-        check_room(FeatureCache(), levels, 450)
-    assert "but one view of each image takes 0.5 GB; use smaller images" in str(error.value)
+        Room(FeatureCache(), 650).take(levels)
+    assert "but one view of each image takes 0.7 GB; use smaller images" in str(error.value)
     assert "data.feature_folder=DIR" in str(error.value)
 
 
@@ -250,6 +257,73 @@ def test_as_many_views_are_kept_as_fit_and_that_is_said(
         2 <= len(views) <= 3 for views in cast(FeatureCache, loader.dataset)._images.values()
     )
     assert told[0].startswith("2 of 5 views of each image fit 40% of the free memory")
+
+
+def test_room_is_that_of_all_maps_not_of_the_first_and_smallest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    room = Room(FeatureCache(), 4)  # 400 MB
+    room.take([torch.zeros(5_000_000)])  # 20 MB
+    for _ in range(3):
+        room.take([torch.zeros(10_000_000)])  # 40 MB
+    assert room.views == 2  # 140 MB each; by the first, 5
+    room = Room(FeatureCache(), 4)
+    room.take([torch.zeros(5_000_000)])
+    with pytest.raises(ConfigError, match=r"takes 0\.7 GB"):  # 4 times the mean of 20 and 320 MB
+        room.take([torch.zeros(80_000_000)])
+
+
+def test_large_images_that_come_first_do_not_fill_the_room_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    room = Room(FeatureCache(), 4)  # 400 MB
+    for size in (32_000_000, 32_000_000, 18_000_000):  # of these, four would take 437 MB
+        room.take([torch.zeros(size)])
+    room.take([torch.zeros(17_000_000)])
+    assert room.views == 1
+    room = Room(FeatureCache(), 3)
+    for size in (32_000_000, 32_000_000):
+        room.take([torch.zeros(size)])
+    with pytest.raises(ConfigError, match=r"at most 0\.4 GB"):
+        room.take([torch.zeros(40_000_000)])
+
+
+def test_a_first_view_of_all_images_that_takes_too_long_is_refused_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(features, "time", SimpleNamespace(monotonic=lambda: now))
+    deadline = Deadline.of(90, 60.0, views_share=0.25)
+    assert (deadline.views, deadline.end) == (105, 150)
+    deadline.require_time(begun=100, before=1, done=2, wanted=1000)  # no time to judge by
+    now = 106.0
+    deadline.require_time(begun=100, before=4, done=16, wanted=100)  # 42 more seconds
+    with pytest.raises(ConfigError, match=r"--minutes: expected time .* 100 images") as error:
+        deadline.require_time(begun=100, before=4, done=15, wanted=100)
+    assert "last 85 need 46 seconds, found 44 seconds; give more minutes" in str(error.value)
+
+
+def test_the_start_of_the_loader_is_not_taken_for_the_speed_of_the_backbone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seconds = 0.0, iter([100.0, 6.0])  # of the first batch, and of the others
+
+    def slowly(images: ImageBatch) -> Features:
+        nonlocal now
+        now += next(seconds, 6.0)
+        return pooled(images)
+
+    monkeypatch.setattr(features, "time", SimpleNamespace(monotonic=lambda: now))
+    dataset = lab.dataset(lab.train, is_training=True)
+    batches = math.ceil(len(dataset) / lab.config.data.eval_batch_size)
+    assert batches > 2
+    enough = Deadline(0.0, 100 + 6.0 * (batches - 1))
+    cached(lab, dataset, deadline=enough, compute=slowly)
+    now, seconds = 0.0, iter([100.0, 6.0])
+    with pytest.raises(ConfigError, match="--minutes"):
+        cached(lab, dataset, deadline=replace(enough, end=enough.end - 1), compute=slowly)
 
 
 def test_a_trained_backbone_is_not_cached(lab: Lab) -> None:

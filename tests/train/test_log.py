@@ -115,3 +115,16 @@ def test_resuming_forgets_what_was_written_after_the_saved_step(tmp_path: Path) 
         batches(log, 2 * EVERY_STEPS)
         log.continue_from(Position(step=EVERY_STEPS))
     assert [line["step"] for line in lines(tmp_path)] == [EVERY_STEPS]
+
+
+def test_resuming_forgets_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    with RunLog(tmp_path, is_main=True) as log:
+        batches(log, EVERY_STEPS)
+        whole = metrics.read_text()
+        metrics.write_text(whole + '{"event": "train", "st')
+        log.continue_from(Position(step=EVERY_STEPS))
+        assert metrics.read_text() == whole
+        metrics.write_text(whole.rstrip("\n"))
+        log.continue_from(Position(step=EVERY_STEPS))
+    assert metrics.read_text() == whole

@@ -1,6 +1,7 @@
 import json
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -325,5 +326,52 @@ def test_a_resumed_budget_in_minutes_has_the_rest(lab: Lab, clock: Clock) -> Non
     assert 110 - used <= clock.now - 990 <= 120 - used
 
 
-def test_an_unmeasurable_ap_is_never_the_best(lab: Lab) -> None:
+def test_an_unmeasurable_ap_is_below_any_other(lab: Lab) -> None:
     assert loop._ap({"AP": None}) < loop._ap({"AP": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("aps", "best"),
+    [
+        ((None, None, None), 3),  # nothing can be measured: the last weights, not the first
+        ((0.0, 0.0, 0.0), 3),
+        ((None, 0.0, None), 2),
+        ((0.2, 0.3, 0.1), 2),
+    ],
+)
+def test_of_equal_weights_the_later_are_the_best(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, aps: tuple[float | None, ...], best: int
+) -> None:
+    given = iter(aps)
+    monkeypatch.setattr(loop, "score", lambda *_: {"AP": next(given), "AP50": 0.5, "AP75": 0.5})
+    kept: list[int] = []
+    save = loop.save_weights
+
+    def watched(path: Path, *others: Any) -> None:
+        if path.name == "best.safetensors":
+            kept.append(len(lines(lab, "eval")))
+        save(path, *others)
+
+    monkeypatch.setattr(loop, "save_weights", watched)
+    lab.fit(Budget(epochs=3))
+    assert kept[-1] == best
+
+
+def test_where_evaluations_are_rare_short_epochs_are_saved_by_the_minute(
+    lab: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = loop.save_state
+
+    def watched(*parts: Any, position: Any, **others: Any) -> None:
+        saved.append(position.epoch)
+        save(*parts, position=position, **others)
+
+    monkeypatch.setattr(loop, "save_state", watched)
+    lab = lab.with_training(evaluate_every=4)
+    lab.fit(Budget(epochs=9))
+    assert saved == [4, 8, 9]
+    saved.clear()
+    lab.on_forward.append(lambda: clock.advance(11))  # two steps an epoch, three of an evaluation
+    lab.fit(Budget(epochs=9), "slow")
+    assert saved == [3, 4, 7, 8, 9]

@@ -26,6 +26,7 @@ def test_two_processes_step_like_one_with_the_whole_batch(
     if is_unfrozen_later:  # one step on features, one on images
         steps = 2
         lab = lab.with_backbone(freeze="all").with_data(cache_features=True, cached_views=1)
+        lab = lab.with_data(feature_folder=str(lab.folder / "features"))
         lab = lab.with_training(unfreeze=Unfreezing(at=0.5, freeze=0))
     shutil.copytree(shapes, lab.folder / "shapes")
     config = lab.with_data(batch_size=2).config.model_dump_json()
@@ -34,6 +35,8 @@ def test_two_processes_step_like_one_with_the_whole_batch(
     launch += ["--nproc-per-node", "2", str(script), str(lab.folder), config, str(steps)]
     done = subprocess.run(launch, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    written = sorted(path.name.split("-")[0] for path in (lab.folder / "features").glob("*"))
+    assert written == (["train", "val", "val"] if is_unfrozen_later else [])
 
     monkeypatch.setattr(nn.Dropout, "forward", lambda _, tokens: tokens)
     lab.with_data(batch_size=4).fit(Budget(steps=steps), "one")

@@ -3,17 +3,19 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aligndetr.config.schema import Training
 from aligndetr.errors import CheckpointError
+from aligndetr.train import state
 from aligndetr.train.budget import Budget
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.train.state import (
     STATE_FILE,
+    Average,
     Position,
     Trained,
-    averaged,
     load_state,
     random_state,
     save_state,
@@ -22,7 +24,7 @@ from aligndetr.train.state import (
 
 def trained() -> Trained:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    return Trained(network, build_optimizer(network, Training()), averaged(network, 0.9))
+    return Trained(network, build_optimizer(network, Training()), Average(network, 0.9))
 
 
 def step(trained: Trained) -> None:
@@ -43,7 +45,7 @@ def tensors(trained: Trained) -> list[torch.Tensor]:
 
 def test_the_average_starts_as_a_copy_and_follows_with_a_rising_decay() -> None:
     network = nn.Linear(1, 1, bias=False)
-    average = averaged(network, 0.3)
+    average = Average(network, 0.3)
     copy = cast(nn.Linear, average.module)
     expected = 0.0
     for count, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
@@ -57,7 +59,7 @@ def test_the_average_starts_as_a_copy_and_follows_with_a_rising_decay() -> None:
 
 def test_the_average_has_buffers_of_its_own() -> None:
     network = nn.BatchNorm1d(1)
-    average = averaged(network, 0.5)
+    average = Average(network, 0.5)
     average.update_parameters(network)
     network.running_mean = torch.ones(1)
     average.update_parameters(network)
@@ -65,11 +67,48 @@ def test_the_average_has_buffers_of_its_own() -> None:
     assert mean.item() == pytest.approx(1 - 2 / 11)
 
 
+def test_every_tensor_that_an_update_changes_counts_as_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folded backbone looks at the counts, which torch's lists of operations may leave alone."""
+
+    def follow_unseen(decay: float) -> Any:
+        del decay
+
+        def follow(averages: list[Tensor], current: list[Tensor], _: int) -> None:
+            for average, tensor in zip(averages, current, strict=True):
+                average.data.copy_(tensor)
+
+        return follow
+
+    monkeypatch.setattr(state, "get_ema_multi_avg_fn", follow_unseen)
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = Average(network, 0.9)
+    changed = [*average.module.parameters(), *average.module.buffers()]
+    for _ in range(3):
+        before = [tensor._version for tensor in changed]
+        average.update_parameters(network)
+        assert all(tensor._version > count for tensor, count in zip(changed, before, strict=True))
+
+
+def test_an_average_is_torchs_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    mine = Average(network, 0.9)
+    own = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(2 / 11), use_buffers=True)
+    for _ in range(2):  # the decay of the second update
+        network(torch.randn(4, 2))
+        nn.init.normal_(cast(Tensor, network[0].weight))
+        mine.update_parameters(network)
+        own.update_parameters(network)
+    torch.testing.assert_close(mine.state_dict(), own.state_dict(), atol=0, rtol=0)
+
+
 def test_what_is_evaluated_is_the_average_if_there_is_one() -> None:
-    state = trained()
-    assert state.average is not None
-    assert state.evaluated is state.average.module
-    assert Trained(state.network, state.optimizer, None).evaluated is state.network
+    both = trained()
+    assert both.average is not None
+    assert both.evaluated is both.average.module
+    assert Trained(both.network, both.optimizer, None).evaluated is both.network
 
 
 def test_a_restored_training_takes_the_same_steps(tmp_path: Path) -> None:

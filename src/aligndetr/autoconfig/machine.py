@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import psutil
 import torch
 
 from aligndetr.config.codec import override
@@ -21,6 +20,7 @@ from aligndetr.losses.criterion import total_loss
 from aligndetr.model.build import Network, build_backbone, build_model
 from aligndetr.precision import resolve_precision
 from aligndetr.train.memory import keep_heap
+from aligndetr.train.views import free_memory
 from aligndetr.types import Features, Targets
 
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ def measure_room(config: AnyConfig, device: torch.device) -> Room:
     levels = zip(backbone.channels, backbone.strides, strict=True)
     values = sum(channels / stride**2 for channels, stride in levels)
     size = 2 if resolve_precision(config.precision, device) == torch.bfloat16 else 4
-    return Room(size * values, float(psutil.virtual_memory().available))
+    return Room(size * values, free_memory())
 
 
 def measure_speed(

@@ -215,7 +215,11 @@ def _epochs(situation: Situation) -> Iterator[Choice]:
         batches = max(images // config.data.batch_size, 1)
         epochs = math.ceil(LEAST_STEPS * config.training.accumulate / batches)
         if epochs > config.training.epochs:
-            yield Choice({"training.epochs": epochs}, f"at least {LEAST_STEPS} steps")
+            values: dict[str, object] = {"training.epochs": epochs}
+            if "training.evaluate_every" not in situation.given:  # as often in all as it would be
+                every = config.training.evaluate_every * epochs // config.training.epochs
+                values["training.evaluate_every"] = every
+            yield Choice(values, f"at least {LEAST_STEPS} steps")
 
 
 def _scale(data: Statistics, side: int) -> float:

@@ -133,10 +133,11 @@ def training_loader(
     seed: int,
     keep_empty: bool = True,
     pad_to: Size | None = None,
+    processes: int = 1,
 ) -> DataLoader[Sample]:
     """Return a loader of shuffled `Batch`es; give `set_epoch` the epoch before each.
 
-    An incomplete last batch is dropped, unless it is the only one.
+    An incomplete last batch is dropped, unless there are too few for all processes without it.
 
     Args:
         dataset: What to load.
@@ -145,6 +146,7 @@ def training_loader(
         seed: Decides on the order and the augmentation.
         keep_empty: Whether images that have no objects to train on are used.
         pad_to: Height and width of every batch; None makes them as large as they must be.
+        processes: How many share the batches; accelerate fills up where they do not come out even.
 
     Raises:
         DatasetError: No image is left.
@@ -162,7 +164,7 @@ def training_loader(
         sampler,
         batch_size=batch_size,
         workers=workers,
-        drop_last=len(sampler) >= batch_size,
+        drop_last=len(sampler) >= batch_size * processes,
         pad_to=pad_to,
     )
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
 
 from aligndetr.config.schema import AnyConfig
@@ -23,6 +24,7 @@ from aligndetr.train.feature_files import (
     is_complete,
 )
 from aligndetr.train.features import (
+    Deadline,
     cache_evaluation,
     cache_training,
     check_cacheable,
@@ -45,7 +47,7 @@ class Caching:
     config: AnyConfig
     device: torch.device
     log: RunLog
-    deadline: float | None
+    deadline: Deadline | None
 
     def loaders(
         self, train: DataLoader[Any], val: DataLoader[Any]
@@ -65,8 +67,7 @@ class Caching:
                 views = self._training(train, FeatureCache())
                 return loader_of(views, train), self._evaluation(val)
             root = Path(self.config.data.feature_folder)
-            with PartialState().main_process_first():
-                views = self._training_files(root, train)
+            views = self._shared_files(root, train)
             return loader_of(views, train), self._evaluation_files(root, val)
 
     def _training(self, loader: DataLoader[Any], keeper: ViewKeeper) -> Dataset[CachedView]:
@@ -85,6 +86,21 @@ class Caching:
                 report=report,
                 say=self.log.say,
             )
+
+    def _shared_files(self, root: Path, loader: DataLoader[Any]) -> Dataset[CachedView]:
+        """Return the views that the main process has or writes, all of them or not."""
+        state = PartialState()
+        folder: Path | None = None
+        views: Dataset[CachedView] | None = None
+        if state.is_main_process:
+            views = self._training_files(root, loader)
+            folder = views.folder if isinstance(views, ViewFiles) else None
+        folder = broadcast_object_list([folder])[0]
+        if views is None and folder is not None and is_complete(folder):
+            views = ViewFiles(folder)
+        if views is None:  # on another machine, which cannot see that folder
+            views = self._training_files(root, loader)
+        return views
 
     def _training_files(self, root: Path, loader: DataLoader[Any]) -> Dataset[CachedView]:
         folder = root / f"train-{self._key(loader, training=True)}"

@@ -3,7 +3,7 @@
 Files are mapped, not read: the system keeps in memory what is used and the memory bears. A folder
 is named after all that decides on its features; it exists as soon as it is complete. Until then,
 and for ever where a run had no time or room for all views, it is the run's own, named after its
-process, and goes with it.
+machine and process, and goes with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import atexit
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -41,7 +43,7 @@ class ViewFiles(Dataset[CachedView]):
     """The views in a folder, by the index of their image; a `Draw` takes one at random."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._views: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())
         self._rows: dict[int, list[int]] = {}
         for row, about in enumerate(self._views):
@@ -53,7 +55,7 @@ class ViewFiles(Dataset[CachedView]):
     def __getitem__(self, draw: Draw) -> CachedView:
         rows = self._rows[draw.index]
         row = rows[draw.seed % len(rows)]
-        file = _opened(_file(self._folder, row // VIEWS_PER_FILE))
+        file = _opened(_file(self.folder, row // VIEWS_PER_FILE))
         about = self._views[row]
         return CachedView(
             tuple(file.get_tensor(f"{row}.level{level}") for level in range(about["levels"])),
@@ -235,11 +237,12 @@ def _publish(partial: Path, folder: Path) -> Path:
 
 def _partial(folder: Path) -> Path:
     """Return an empty folder of this process, gone at its end; those of dead ones go now."""
-    for left in folder.parent.glob("*.partial"):
+    host = re.sub(r"\W", "_", platform.node())  # processes of others cannot be asked for
+    for left in folder.parent.glob(f"*.{host}.*.partial"):
         process = left.name.split(".")[-2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f"{folder.name}.{host}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     atexit.register(shutil.rmtree, partial, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -30,6 +31,11 @@ from aligndetr.train.views import (
 from aligndetr.types import Batch, Features, ImageBatch
 
 CPU = torch.device("cpu")
+
+TRIAL_SECONDS = 5.0
+"""After so long it is clear how long the features of all images would take."""
+UNLIKE_SHARE = 1.5
+"""The maps of the first images may be so much larger than those of all, on average."""
 
 Compute = Callable[[ImageBatch], Features]
 """The backbone: it gives maps on the device of the images."""
@@ -58,7 +64,7 @@ def cache_training(
     *,
     strides: Sequence[int],
     device: torch.device,
-    deadline: float | None,
+    deadline: Deadline | None,
     report: Report,
     say: Callable[[str], None],
 ) -> Dataset[CachedView]:
@@ -75,12 +81,12 @@ def cache_training(
         keeper: Takes the views.
         strides: Of the levels.
         device: Where the backbone is; the cache is on the CPU.
-        deadline: The `time.monotonic()` after which one view of each image must do.
+        deadline: Until when to compute; None knows no hurry.
         report: Told of the views done.
         say: Told once, where fewer views fit than were asked for.
 
     Raises:
-        ConfigError: There is no room for one view of each image.
+        ConfigError: There is no room or no time for one view of each image.
     """
     dataset: DetectionDataset = cast(Any, loader.dataset)
     sampler = cast(EpochSampler, loader.sampler)
@@ -95,23 +101,28 @@ def cache_training(
         num_workers=data.workers,
         collate_fn=collate,
     )
+    room = Room(keeper, images)
     done, wanted = 0, len(draws)
+    begun: tuple[float, int] | None = None  # after the first batch, which waits for the workers
     for batch in batches:
         views = _split(batch, _compute(compute, batch, device), strides)
-        if done == 0:
-            room = check_room(keeper, views[0].levels, images)
-            wanted = min(wanted, room // images * images)
-            if wanted < len(draws):
-                say(
-                    f"{wanted // images} of {data.cached_views} views of each image fit "
-                    f"{SHARE:.0%} of {keeper.place}; smaller images make room for more"
-                )
         for draw, view in zip(draws[done : done + len(views)], views, strict=True):
+            room.take(view.levels)
             keeper.add(draw.index, view)
-        done += len(views)
+        is_first_round, done = done < images, done + len(views)
         report(len(views))
-        is_late = deadline is not None and time.monotonic() > deadline
-        if done >= wanted or (is_late and done >= images):
+        if done < images:
+            if deadline is not None and begun is not None:
+                deadline.require_time(*begun, done, images)
+            begun = begun or (time.monotonic(), done)
+            continue
+        if is_first_round and (fitting := room.views) < data.cached_views:
+            wanted = fitting * images
+            say(
+                f"{fitting} of {data.cached_views} views of each image fit "
+                f"{SHARE:.0%} of {keeper.place}; smaller images make room for more"
+            )
+        if done >= wanted or (deadline is not None and time.monotonic() > deadline.views):
             break
     return keeper.finish(is_complete=done >= len(draws))
 
@@ -124,6 +135,7 @@ def loader_of(features: Dataset[CachedView], loader: DataLoader[Any]) -> DataLoa
         sampler=loader.sampler,
         collate_fn=collate_views,
         drop_last=loader.drop_last,
+        pin_memory=loader.pin_memory,
         generator=torch.Generator(),
     )
 
@@ -150,29 +162,75 @@ def cache_evaluation(
         ConfigError: The cache would take too much of the free memory.
     """
     batches: list[Batch] = []
+    room = Room(FeatureCache(), len(loader))
     for batch in features_to_evaluate(compute, loader, device=device, report=report):
-        if not batches:
-            assert isinstance(batch.images, Features)
-            check_room(FeatureCache(), batch.images.levels, len(loader))
+        assert isinstance(batch.images, Features)
+        room.take(batch.images.levels)
         batches.append(batch)
     return batches
 
 
-def check_room(keeper: ViewKeeper, levels: Sequence[Tensor], count: int) -> int:
-    """Return how many maps like these there is room for; at least `count`.
+@dataclass(frozen=True)
+class Deadline:
+    """Times by `time.monotonic()`: from `views` on, one view of each image must do; the `end`."""
 
-    Raises:
-        ConfigError: There is room for fewer.
-    """
-    limit, size = keeper.free_bytes(), bytes_of(levels)
-    if count * size > limit:
-        raise ConfigError(
-            f"data.cache_features: expected at most {limit / 1e9:.1f} GB ({SHARE:.0%} of "
-            f"{keeper.place}), but one view of each image takes {count * size / 1e9:.1f} GB; use "
-            "smaller images, keep them in files with data.feature_folder=DIR, or set "
-            "data.cache_features=false"
-        )
-    return int(limit // size)
+    views: float
+    end: float
+
+    @staticmethod
+    def of(started: float, seconds: float, *, views_share: float) -> Deadline:
+        """Return that of a budget, of which views may take a share."""
+        return Deadline(started + views_share * seconds, started + seconds)
+
+    def require_time(self, begun: float, before: int, done: int, wanted: int) -> None:
+        """Check that all can be done before the end: `before` were at `begun`, `done` are now.
+
+        Raises:
+            ConfigError: The rest would take longer.
+        """
+        now = time.monotonic()
+        needed = (now - begun) * (wanted - done) / (done - before)
+        if now - begun > TRIAL_SECONDS and now + needed > self.end:
+            raise ConfigError(
+                f"--minutes: expected time for the features of each of {wanted} images, whose "
+                f"last {wanted - done} need {needed:.0f} seconds, found {self.end - now:.0f} "
+                "seconds; give more minutes, use smaller images, or set data.cache_features=false"
+            )
+
+
+class Room:
+    """What is free for maps, and what those that were taken need of it."""
+
+    def __init__(self, keeper: ViewKeeper, count: int) -> None:
+        """Make room for `count` sets of maps at least."""
+        self._limit, self._place = keeper.free_bytes(), keeper.place
+        self._count = count
+        self._taken, self._bytes = 0, 0
+
+    def take(self, levels: Sequence[Tensor]) -> None:
+        """Count one more.
+
+        Raises:
+            ConfigError: There is no room for `count` in all, or clearly none if the others are
+                like those so far.
+        """
+        self._taken += 1
+        self._bytes += bytes_of(levels)
+        needed = self._bytes * self._count / self._taken
+        # Images come sorted by their shape, so that the others may be smaller.
+        limit = self._limit * (1 if self._taken == self._count else UNLIKE_SHARE)
+        if self._taken <= self._count and (needed > limit or self._bytes > self._limit):
+            raise ConfigError(
+                f"data.cache_features: expected at most {self._limit / 1e9:.1f} GB ({SHARE:.0%} of "
+                f"{self._place}), but one view of each image takes {needed / 1e9:.1f} GB; use "
+                "smaller images, keep them in files with data.feature_folder=DIR, or set "
+                "data.cache_features=false"
+            )
+
+    @property
+    def views(self) -> int:
+        """How many times `count` of them there is room for."""
+        return max(1, int(self._limit * self._taken // (self._bytes * self._count)))
 
 
 def _draws(sampler: EpochSampler, annotations: Annotations, epochs: int) -> list[Draw]:

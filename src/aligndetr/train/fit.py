@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from aligndetr.data.dataset import DetectionDataset
 from aligndetr.model.build import Network
 from aligndetr.train.budget import Budget
 from aligndetr.train.caching import Caching, let_go
+from aligndetr.train.features import Deadline
 from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
@@ -81,7 +84,12 @@ def fit(
     with RunLog(out, is_main=accelerator.is_main_process, send=send) as log:
         limit = budget if saved is None else saved.budget
         minutes = None if limit is None else limit.minutes
-        deadline = None if minutes is None else started + CACHE_SHARE * 60 * minutes
+        deadline = None
+        if minutes is not None:
+            used_seconds = 0.0 if saved is None else saved.position.elapsed_seconds
+            deadline = Deadline.of(started, 60 * minutes - used_seconds, views_share=CACHE_SHARE)
+        if deadline is not None and saved is not None:  # it ends with what it has, however late
+            deadline = replace(deadline, end=math.inf)
         parts = open_loaders(
             model, config, train_data, val_data, accelerator=accelerator, log=log,
             deadline=deadline, is_unfrozen=saved is not None and saved.position.is_unfrozen,
@@ -93,7 +101,8 @@ def fit(
         else:
             run.resume(saved, started)
         metrics = run.train()
-    accelerator.end_training()
+    for tracking in accelerator.trackers:  # `end_training` would end the processes' group, too
+        tracking.finish()
     return metrics
 
 
@@ -105,7 +114,7 @@ def open_loaders(
     *,
     accelerator: Accelerator,
     log: RunLog,
-    deadline: float | None,
+    deadline: Deadline | None,
     is_unfrozen: bool,
 ) -> list[Loaders]:
     """Return the loaders of each part of the training that is still to come.
@@ -125,6 +134,7 @@ def open_loaders(
         seed=config.training.seed,
         keep_empty=data.keep_empty,
         pad_to=data.pad_to,
+        processes=accelerator.num_processes,
     )
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from aligndetr.checkpoint import write_text
 from aligndetr.train.state import Position
 
 EVERY_STEPS = 20
@@ -110,11 +112,11 @@ class RunLog:
         self._bar.stop()
 
     def continue_from(self, position: Position) -> None:
-        """Forget the lines that an interrupted run wrote after `position`."""
+        """Forget the lines that an interrupted run wrote after `position`, or not to their end."""
         if self._is_main and self._path.is_file():
-            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= position.step]
-            self._path.write_text("".join(kept), encoding="utf-8")
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step(line) <= position.step]
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def batch(
         self,
@@ -186,6 +188,14 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._send(event, position.step, values)
+
+
+def _step(line: str) -> float:
+    """Return the step of a line; of one that was cut short, none that ever comes."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _percent(metric: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from aligndetr.analyze.alignment import alignment
@@ -23,6 +23,7 @@ from aligndetr.checkpoint import BEST_WEIGHTS, LAST_WEIGHTS, save_weights
 from aligndetr.config.schema import AnyConfig
 from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import set_epoch
+from aligndetr.devices import LONGEST_CHORE
 from aligndetr.errors import DatasetError
 from aligndetr.evaluate.evaluator import Results, collect, merge, score
 from aligndetr.losses.criterion import total_loss
@@ -36,7 +37,7 @@ from aligndetr.train.log import RunLog
 from aligndetr.train.optimizer import build_optimizer
 from aligndetr.train.pictures import draw_sheet, drawing_seconds, write_sheet
 from aligndetr.train.schedule import factor, set_learning_rate
-from aligndetr.train.state import Position, Saved, Trained, averaged, random_state, save_state
+from aligndetr.train.state import Average, Position, Saved, Trained, random_state, save_state
 from aligndetr.types import Batch, Detect
 
 CHORE_SHARE = 0.05
@@ -47,6 +48,8 @@ CLOSING_MARGIN = 1.3
 """The last evaluation and saving may take this much longer than estimated, ..."""
 CLOSING_SLACK_SECONDS = 1.0
 """... and this much on top."""
+SAVE_SECONDS = 60.0
+"""Between two evaluations, the time after which an epoch's end is saved."""
 SAVING_SPEED = 200e6
 """Bytes a second at which weights and state are written, at least."""
 
@@ -79,7 +82,7 @@ class Trainer:
     ) -> None:
         """Take what there is to train on: once, or before and after the backbone is unfrozen."""
         training = config.training
-        average = None if training.ema is None else averaged(model, training.ema)
+        average = None if training.ema is None else Average(model, training.ema)
         self.trained = Trained(model, build_optimizer(model, training), average)
         self.position = Position()
         self.budget = Budget(epochs=training.epochs)
@@ -91,6 +94,10 @@ class Trainer:
         self._finite = FiniteCheck(self.trained.optimizer, waits=is_cpu)
         self._started = time.monotonic()
         self._lap_seconds, self._pace = 0.0, Pace()
+        self._saved_at = 0.0
+        self._talk: Any = None  # the group that agrees on numbers: of all, over the CPU
+        if accelerator.num_processes > 1 and not is_cpu:
+            self._talk = distributed.new_group(backend="gloo", timeout=LONGEST_CHORE)
 
     def begin(self, budget: Budget, started: float) -> None:
         """Prepare the first step; minutes count from `started`.
@@ -112,6 +119,7 @@ class Trainer:
         if self.position.is_unfrozen and not self.position.is_finished:
             self._unfreeze()
         self._started = started - saved.position.elapsed_seconds
+        self._saved_at = saved.position.elapsed_seconds
         self._log.continue_from(self.position)
         self._tick()
         if self.position.is_finished:
@@ -207,9 +215,7 @@ class Trainer:
         self._log.flush(self.position)
         if self._evaluation_is_due:
             self._evaluate()
-        if self.position.is_finished or self._is_affordable(
-            self.position.saving_seconds, self._saving_seconds
-        ):
+        if self._saving_is_due:
             self._save()
         self._tick()
 
@@ -218,9 +224,23 @@ class Trainer:
         """At the end; before, after every so many epochs, where a budget in minutes can bear it."""
         if self.position.is_finished:
             return self.position.evaluated_step != self.position.step
-        return self.position.epoch % self._config.training.evaluate_every == 0 and (
+        return self._ends_period and (
             self._is_affordable(self.position.evaluation_seconds, self.budget.closing_seconds)
         )
+
+    @property
+    def _saving_is_due(self) -> bool:
+        """When evaluations are, and where these are rare and epochs short, every minute."""
+        if self.position.is_finished:
+            return True
+        is_time = self.position.elapsed_seconds - self._saved_at >= SAVE_SECONDS
+        return (self._ends_period or is_time) and (
+            self._is_affordable(self.position.saving_seconds, self._saving_seconds)
+        )
+
+    @property
+    def _ends_period(self) -> bool:
+        return self.position.epoch % self._config.training.evaluate_every == 0
 
     def _is_affordable(self, spent_seconds: float, seconds: float) -> bool:
         """Whether all such work stays in its small share, far from the end; minutes only."""
@@ -243,7 +263,8 @@ class Trainer:
         self._draw(results)
         seconds = self._agree(time.monotonic() - start)[0]
         metrics |= {"images": len(self._loaders.truth), "seconds": seconds}
-        is_best = self.position.best is None or _ap(metrics) > _ap(self.position.best)
+        # Of equal ones the later: where no AP can be measured, or none is above 0 yet.
+        is_best = self.position.best is None or _ap(metrics) >= _ap(self.position.best)
         self.position = replace(
             self.position,
             evaluation_seconds=self.position.evaluation_seconds + seconds,
@@ -279,6 +300,7 @@ class Trainer:
             )
         seconds = self.position.saving_seconds + self._agree(time.monotonic() - start)[0]
         self.position = replace(self.position, saving_seconds=seconds)
+        self._saved_at = self.position.elapsed_seconds
 
     def _save_weights(self, name: str) -> None:
         if self._accelerator.is_main_process:
@@ -332,9 +354,9 @@ class Trainer:
         """Return the mean of each value over all processes."""
         if self._accelerator.num_processes == 1:
             return list(values)
-        mine = torch.tensor(values, device=self._accelerator.device)
-        mean: Any = self._accelerator.reduce(mine, "mean")
-        return mean.tolist()
+        numbers = torch.tensor(values, dtype=torch.float64)  # of the CPU: no GPU is waited for
+        distributed.all_reduce(numbers, group=self._talk)
+        return (numbers / self._accelerator.num_processes).tolist()
 
 
 def _ap(metrics: Mapping[str, object]) -> float:

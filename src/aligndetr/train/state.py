@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,41 @@ class Saved:
         set_random_state(self.random[rank])
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of `network` that follows it: average <- d average + (1 - d) network.
+class Average(AveragedModel):
+    """A copy of a network that follows it: average <- d average + (1 - d) network.
 
     d rises with the number of updates n as min(decay, (1 + n) / (10 + n)), so that short
-    trainings do not keep their random start. Buffers are averaged too.
+    trainings do not keep their random start. Buffers are averaged too. Unlike torch's own, an
+    update does not wait for a GPU, and every tensor that it changes counts as changed.
     """
 
-    def average(averages: Any, current: Any, updates: Any) -> None:
-        count = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, current, count)
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, use_buffers=True)
+        self.decay = decay
 
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Follow the network, after a step of its optimizer; the first time, be equal to it."""
+        count = int(self.n_averaged)  # it stays on the CPU
+        decay = min(self.decay, (1 + count) / (10 + count)) if count else 0.0
+        follow = get_ema_multi_avg_fn(decay)
+        mine, others = list(_tensors(self.module)), list(_tensors(model))
+        if count == 0:
+            for average, other in zip(mine, others, strict=True):
+                average.copy_(other)
+        else:
+            for dtype in {tensor.dtype for tensor in mine}:
+                chosen = [index for index, tensor in enumerate(mine) if tensor.dtype == dtype]
+                averages: Any = [mine[index] for index in chosen]
+                current: Any = [others[index].detach() for index in chosen]
+                follow(averages, current, count)
+        torch.autograd.graph.increment_version(mine)
+        self.n_averaged += 1
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 def save_state(

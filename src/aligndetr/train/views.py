@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from aligndetr.data.batch import largest, padding_of, stack_padded
 from aligndetr.data.dataset import Draw
+from aligndetr.devices import local_processes
 from aligndetr.types import Batch, Features, Targets
 
 SHARE = 0.4
@@ -34,6 +35,11 @@ class CachedView:
     labels: Tensor
     image_id: int
     size: Tensor
+
+
+def free_memory() -> float:
+    """Return the free bytes of memory that are this process's, if all of a run take as many."""
+    return psutil.virtual_memory().available / local_processes()
 
 
 class ViewKeeper(Protocol):
@@ -72,7 +78,7 @@ class FeatureCache(Dataset[CachedView]):
 
     def free_bytes(self) -> float:
         """Return how much more it may keep."""
-        return SHARE * psutil.virtual_memory().available
+        return SHARE * free_memory()
 
     def add(self, index: int, view: CachedView) -> None:
         """Keep one more view of the image at `index`."""

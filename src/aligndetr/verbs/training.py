@@ -84,7 +84,10 @@ def train(
                 device=device.value if device else "auto",
                 started=started,
             )
-    print_run(run.folder, run.metrics, data)
+    from aligndetr.devices import is_first_process
+
+    if is_first_process():
+        print_run(run.folder, run.metrics, data)
 
 
 def _given(context: typer.Context) -> list[str]:
