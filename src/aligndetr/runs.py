@@ -118,7 +118,7 @@ def train(
     with ExitStack() as stack:
         with PartialState().main_process_first():
             if PartialState().is_main_process:
-                require_new(out)
+                require_new(out)  # and again under the lock, whose folder it would be
                 stack.enter_context(held(out, say))
                 make_run_folder(out, written, train_split, origin)
         # As written: whoever opens the weights elsewhere decides anew on the arithmetic.

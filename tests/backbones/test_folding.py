@@ -2,7 +2,6 @@ import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import timm
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -10,19 +9,9 @@ from torch import Tensor, nn
 from aligndetr.backbones.backbone import Backbone
 from aligndetr.backbones.folding import Folding
 from aligndetr.types import ImageBatch
+from timm_networks import timm_network
 
-
-def network(name: str) -> nn.Module:
-    """Return a network whose norms do something."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, features_only=True, out_indices=(1, 2))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            nn.init.uniform_(module.get_buffer("running_mean"), -0.5, 0.5)
-            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2.0)
-    return model.eval()
+LEVELS = (1, 2)
 
 
 def run_folded(model: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -33,7 +22,7 @@ def run_folded(model: nn.Module, pixels: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet10t", "convnext_atto"])
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_maps_and_gradients_are_those_of_the_network(name: str, is_frozen: bool):
-    model = network(name)
+    model = timm_network(name, LEVELS)
     if is_frozen:
         model = freeze_batch_norm_2d(model)
     weights = list(model.parameters())
@@ -52,14 +41,14 @@ def test_maps_and_gradients_are_those_of_the_network(name: str, is_frozen: bool)
     ("name", "left"), [("tf_efficientnet_lite0", 0), ("resnet10t", 0), ("convnext_atto", 1)]
 )
 def test_norms_with_statistics_are_gone(name: str, left: int):
-    model = network(name)
+    model = timm_network(name, LEVELS)
     weights = Folding(model).weights(model)
     assert not any("running_var" in key for key in weights)
     assert any("norm" in key for key in weights) == bool(left)  # layer norms stay
 
 
 def test_the_network_itself_is_left_alone():
-    model = network("resnet10t")
+    model = timm_network("resnet10t", LEVELS)
     before = copy.deepcopy(model.state_dict())
     run_folded(model, torch.randn(1, 3, 64, 64))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -72,7 +61,7 @@ def images() -> ImageBatch:
 
 
 def test_a_frozen_backbone_folds_without_changing_its_state_dict():
-    backbone = Backbone(network("resnet10t"), freeze="all", norm="frozen")
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze="all", norm="frozen")
     names = list(backbone.state_dict())
     expected = backbone.network(images().pixels)
     for found, level in zip(backbone(images()).levels, expected, strict=True):
@@ -116,7 +105,7 @@ def stepped(backbone: Backbone) -> None:
     ],
 )
 def test_changed_weights_are_folded_anew(freeze, change):
-    backbone = Backbone(network("resnet10t"), freeze=freeze, norm="frozen").eval()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze=freeze, norm="frozen").eval()
     before = backbone(images()).levels[-1]
     change(backbone)
     expected = backbone.network(images().pixels)[-1]
@@ -129,7 +118,7 @@ def test_weights_are_folded_once_where_nothing_changes(monkeypatch):
     calls: list[int] = []
     real = Folding.with_weights
     monkeypatch.setattr(Folding, "with_weights", lambda *args: calls.append(1) or real(*args))
-    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze=0, norm="frozen").eval()
     with torch.no_grad():
         for _ in range(3):
             backbone(images())
@@ -139,7 +128,7 @@ def test_weights_are_folded_once_where_nothing_changes(monkeypatch):
 @torch.no_grad()
 def test_a_fused_optimizer_that_no_mode_change_announces_is_noticed():
     """It writes weights without telling torch's counter."""
-    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze=0, norm="frozen").eval()
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.05, fused=True)
     backbone(images())
     for _ in range(2):
@@ -151,7 +140,7 @@ def test_a_fused_optimizer_that_no_mode_change_announces_is_noticed():
 
 
 def test_threads_may_share_a_backbone_in_inference():
-    backbone = Backbone(network("resnet10t"), freeze=0, norm="frozen").eval()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze=0, norm="frozen").eval()
     picture = images()
     with torch.no_grad():
         expected = backbone(picture).levels[-1]
@@ -167,7 +156,7 @@ def test_threads_may_share_a_backbone_in_inference():
 
 @torch.inference_mode()
 def test_weights_made_in_inference_mode_have_no_counter():
-    backbone = Backbone(network("resnet10t"), freeze="all", norm="frozen").eval()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze="all", norm="frozen").eval()
     expected = backbone.network(images().pixels)[-1]
     torch.testing.assert_close(backbone(images()).levels[-1], expected, atol=1e-4, rtol=1e-4)
 
@@ -205,14 +194,14 @@ def test_a_norm_without_a_scale_stays():
 
 
 def test_statistics_that_are_trained_are_not_folded():
-    backbone = Backbone(network("resnet10t"), freeze=0, norm="trained").train()
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze=0, norm="trained").train()
     before = backbone.network.get_buffer("bn1.running_mean").clone()
     backbone(images())
     assert not torch.equal(before, backbone.network.get_buffer("bn1.running_mean"))
 
 
 def test_bfloat16_maps_come_from_a_bfloat16_copy():
-    backbone = Backbone(network("resnet10t"), freeze="all", norm="frozen")
+    backbone = Backbone(timm_network("resnet10t", LEVELS), freeze="all", norm="frozen")
     exact = backbone(images()).levels[-1]
     rough = backbone(images(), precision=torch.bfloat16).levels[-1]
     assert rough.dtype == torch.bfloat16

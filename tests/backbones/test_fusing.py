@@ -10,6 +10,7 @@ from aligndetr.backbones.backbone import Backbone
 from aligndetr.backbones.folding import Folding
 from aligndetr.backbones.fusing import FusedConvolution, _with_fused_convolutions, fused
 from aligndetr.types import ImageBatch
+from timm_networks import timm_network
 
 NETWORKS = [
     "resnet18",  # shortcuts through a convolution, ReLU behind the sum
@@ -24,14 +25,7 @@ NETWORKS = [
 
 def folded(name: str) -> nn.Module:
     """Return a network without norms, whose weights all do something."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, features_only=True, out_indices=(1, 2, 3)).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            nn.init.uniform_(module.get_buffer("running_mean"), -0.5, 0.5)
-            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2.0)
+    model = timm_network(name, (1, 2, 3))
     folding = Folding(model)
     return folding.with_weights(folding.weights(model)).requires_grad_(False)
 

@@ -24,6 +24,10 @@ every_system = pytest.mark.parametrize("system", SYSTEMS)
 
 WITHOUT_CONTENT = {"detr-r50", "conditional-detr-r50", "smca-r50", "dab-detr-r50"}
 """Where all contents are zeros: the first self-attention mixes equal values, no matter how."""
+WITH_WHOLE_GRADIENTS = {
+    "detr-r50", "conditional-detr-r50", "smca-r50", "anchor-detr-r50", "deformable-detr-r50"
+}  # fmt: skip
+"""Where no layer starts from the detached boxes of the one before."""
 OF_EQUAL_VALUES = re.compile(
     r"decoder\.layers\.0\.self_attention\."
     r"(in_proj\.weight|(query|key)(_position)?\.(weight|bias)|value\.weight)$"
@@ -60,7 +64,10 @@ def test_every_trained_parameter_gets_a_gradient_and_a_step_lowers_the_loss(
         for parameter, gradient in gradients:
             parameter -= 1e-3 / length * gradient
         fall = loss.detach() - losses_of(model, config, images, targets)
-    assert float(fall) == pytest.approx(1e-3 * float(length), rel=0.5)
+    ratio = float(fall) / (1e-3 * float(length))
+    assert 0.5 < ratio < 2  # boxes between layers and IoUs of targets move, too, unseen
+    if system in WITH_WHOLE_GRADIENTS and not is_aligned:
+        assert ratio == pytest.approx(1, rel=0.1)
 
 
 @every_system

@@ -295,7 +295,7 @@ def test_a_first_view_of_all_images_that_takes_too_long_is_refused_early(
 ) -> None:
     now = 100.0
     monkeypatch.setattr(features, "time", SimpleNamespace(monotonic=lambda: now))
-    deadline = Deadline.of(90, 60.0, views_share=0.25)
+    deadline = Deadline.of(90, 60.0, views_share=0.25, is_resumed=False)
     assert (deadline.views, deadline.end) == (105, 150)
     deadline.require_time(begun=100, before=1, done=2, wanted=1000)  # no time to judge by
     now = 106.0
@@ -303,6 +303,11 @@ def test_a_first_view_of_all_images_that_takes_too_long_is_refused_early(
     with pytest.raises(ConfigError, match=r"--minutes: expected time .* 100 images") as error:
         deadline.require_time(begun=100, before=4, done=15, wanted=100)
     assert "last 85 need 46 seconds, found 44 seconds; give more minutes" in str(error.value)
+
+
+def test_a_resumed_training_waits_for_its_features() -> None:
+    deadline = Deadline.of(90, 60.0, views_share=0.25, is_resumed=True)
+    assert (deadline.views, deadline.end) == (105, math.inf)
 
 
 def test_the_start_of_the_loader_is_not_taken_for_the_speed_of_the_backbone(

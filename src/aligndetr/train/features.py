@@ -6,6 +6,7 @@ precision in which the backbone runs, so that they are what it would have given.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -178,9 +179,14 @@ class Deadline:
     end: float
 
     @staticmethod
-    def of(started: float, seconds: float, *, views_share: float) -> Deadline:
-        """Return that of a budget, of which views may take a share."""
-        return Deadline(started + views_share * seconds, started + seconds)
+    def of(started: float, seconds: float, *, views_share: float, is_resumed: bool) -> Deadline:
+        """Return that of a budget, of which views may take a share.
+
+        A resumed training ends with what it has, however late its features are: without an end.
+        """
+        return Deadline(
+            started + views_share * seconds, math.inf if is_resumed else started + seconds
+        )
 
     def require_time(self, begun: float, before: int, done: int, wanted: int) -> None:
         """Check that all can be done before the end: `before` were at `begun`, `done` are now.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -87,9 +85,10 @@ def fit(
         deadline = None
         if minutes is not None:
             used_seconds = 0.0 if saved is None else saved.position.elapsed_seconds
-            deadline = Deadline.of(started, 60 * minutes - used_seconds, views_share=CACHE_SHARE)
-        if deadline is not None and saved is not None:  # it ends with what it has, however late
-            deadline = replace(deadline, end=math.inf)
+            deadline = Deadline.of(
+                started, 60 * minutes - used_seconds, views_share=CACHE_SHARE,
+                is_resumed=saved is not None,
+            )  # fmt: skip
         parts = open_loaders(
             model, config, train_data, val_data, accelerator=accelerator, log=log,
             deadline=deadline, is_unfrozen=saved is not None and saved.position.is_unfrozen,
