@@ -24,6 +24,8 @@ PRODUCTS = frozenset(
         "aten::_scaled_dot_product_flash_attention_for_cpu",
     }
 )
+LINEAR = "mkldnn::_linear_pointwise"
+"""A product with its bias and what follows (`aligndetr.layers.linear`), the last of them left out."""
 FUSED = {
     "mkldnn::_convolution_pointwise": (0, 1),
     "mkldnn::_convolution_pointwise.binary": (0, 2),
@@ -47,6 +49,8 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.name().split(".")[0] in PRODUCTS:
             self._note(func, args, kwargs)
+        elif func.name() == LINEAR:
+            self._note(func, (*args[:3], "none", [], ""), kwargs)
         elif places := FUSED.get(func.name()):
             self._note(torch.ops.aten.convolution.default, _unfused(args, *places), {})
         return func(*args, **kwargs)

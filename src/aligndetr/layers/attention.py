@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aligndetr.layers.linear import Linear, linear
+
 
 class SelfAttention(nn.Module):
     """Residual multi-head self-attention with post-norm.
@@ -14,8 +16,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.in_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.in_proj.bias)
@@ -41,8 +43,8 @@ class SelfAttention(nn.Module):
     def _project(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         width = x.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        query_key = F.linear(x + position, weight[: 2 * width], bias[: 2 * width])
-        value = F.linear(x, weight[2 * width :], bias[2 * width :])
+        query_key = linear(x + position, weight[: 2 * width], bias[: 2 * width])
+        value = linear(x, weight[2 * width :], bias[2 * width :])
         query, key = query_key.chunk(2, dim=-1)
         heads = self.heads
         return split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
@@ -57,10 +59,10 @@ class SeparateSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.query_position = nn.Linear(width, width), nn.Linear(width, width)
-        self.key, self.key_position = nn.Linear(width, width), nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.query, self.query_position = Linear(width, width), Linear(width, width)
+        self.key, self.key_position = Linear(width, width), Linear(width, width)
+        self.value = Linear(width, width)
+        self.out_proj = Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.out_proj.bias)

@@ -7,8 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from aligndetr.layers.linear import Linear
 
 CHUNK = 1 << 22
 """Numbers of a hidden state at a time: enough for fast products, few enough to stay in a cache."""
@@ -54,13 +55,13 @@ class MLP(nn.Module):
         """Take the width of the input, of every hidden layer and of the output."""
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in itertools.pairwise(widths)
+            Linear(before, after) for before, after in itertools.pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., widths[0]) to (..., widths[-1])."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x, relu=True)
         return self.layers[-1](x)
 
 
@@ -77,16 +78,15 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = hidden
-        self.expand = nn.Linear(width, hidden)
-        self.activation = nn.PReLU() if activation == "prelu" else nn.ReLU(inplace=True)
-        self.contract = nn.Linear(hidden, width)
+        self.expand = Linear(width, hidden)
+        self.activation = nn.PReLU() if activation == "prelu" else None
+        self.contract = Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        # A linear layer returns a view for more than two dimensions. The activation changes its
-        # input in place, and autograd copies the gradient of a view that is changed.
-        rows = x.flatten(0, -2)
-        hidden = self.dropout(self.activation(self.expand(rows)))
-        return self.norm(x + self.dropout(self.contract(hidden)).view_as(x))
+        hidden = self.expand(x, relu=self.activation is None)
+        if self.activation is not None:
+            hidden = self.activation(hidden)
+        return self.norm(x + self.dropout(self.contract(self.dropout(hidden))))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aligndetr.layers.attention import attend, merge_heads, split_heads
 from aligndetr.layers.basic import MLP
+from aligndetr.layers.linear import Linear
 from aligndetr.layers.position import embed_boxes
 
 
@@ -21,11 +22,11 @@ class ConditionalAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, is_first: bool, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.query_position = nn.Linear(width, width) if is_first else None
-        self.key_position = nn.Linear(width, width)
-        self.query_place = nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.key = Linear(width, width), Linear(width, width)
+        self.query_position = Linear(width, width) if is_first else None
+        self.key_position = Linear(width, width)
+        self.query_place = Linear(width, width)
+        self.value, self.output = Linear(width, width), Linear(width, width)
         nn.init.zeros_(self.output.bias)
 
     def forward(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aligndetr.kernels import deformable_attention
 from aligndetr.kernels.softmax import short_softmax
 from aligndetr.layers.basic import numbers_beside
+from aligndetr.layers.linear import Linear, linear
 
 
 class DeformableAttention(nn.Module):
@@ -18,10 +18,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.value = nn.Linear(width, width)
-        self.offsets = nn.Linear(width, heads * levels * points * 2)
-        self.weights = nn.Linear(width, heads * levels * points)
-        self.output = nn.Linear(width, width)
+        self.value = Linear(width, width)
+        self.offsets = Linear(width, heads * levels * points * 2)
+        self.weights = Linear(width, heads * levels * points)
+        self.output = Linear(width, width)
         self.draw_parameters()
 
     def draw_parameters(self) -> None:
@@ -93,7 +93,7 @@ class DeformableAttention(nn.Module):
     def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Return offsets (B, Q, heads, L * P * 2), logits of weights (B, Q, heads, L * P)."""
         offsets, weights = self.offsets, self.weights
-        asked = F.linear(
+        asked = linear(
             query,
             torch.cat((offsets.weight, weights.weight)),
             torch.cat((offsets.bias, weights.bias)),

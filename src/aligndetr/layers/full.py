@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aligndetr.layers.attention import attend, merge_heads, split_heads
 from aligndetr.layers.basic import numbers_beside
+from aligndetr.layers.linear import Linear
 
 RAY_CELLS = 4.0
 """How far from the reference the heads' Gaussians are centred at the start, in cells."""
@@ -19,8 +20,8 @@ class FullAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.key = Linear(width, width), Linear(width, width)
+        self.value, self.output = Linear(width, width), Linear(width, width)
         for projection in (self.query, self.key, self.value, self.output):
             nn.init.zeros_(projection.bias)
 
@@ -70,9 +71,9 @@ class GaussianAttention(nn.Module):
         self.heads, self.smoothness = heads, smoothness
         self.attention = FullAttention(width, heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
-        self.shift = nn.Linear(width, heads * 2)
-        self.spread = nn.Linear(width, heads * 2)
-        self.level = nn.Linear(width, levels) if levels > 1 else None
+        self.shift = Linear(width, heads * 2)
+        self.spread = Linear(width, heads * 2)
+        self.level = Linear(width, levels) if levels > 1 else None
         self.draw_parameters()
 
     def draw_parameters(self) -> None:

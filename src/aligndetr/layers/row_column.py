@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aligndetr.layers.attention import merge_heads, split_heads
+from aligndetr.layers.linear import Linear
 
 
 class RowColumnAttention(nn.Module):
@@ -16,9 +17,9 @@ class RowColumnAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_x, self.query_y = nn.Linear(width, width), nn.Linear(width, width)
-        self.key_x, self.key_y = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.query_x, self.query_y = Linear(width, width), Linear(width, width)
+        self.key_x, self.key_y = Linear(width, width), Linear(width, width)
+        self.value, self.output = Linear(width, width), Linear(width, width)
         nn.init.zeros_(self.output.bias)
 
     def forward(

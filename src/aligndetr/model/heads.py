@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from aligndetr.boxes import inverse_sigmoid
 from aligndetr.layers.basic import MLP
+from aligndetr.layers.linear import Linear
 
 
 class Head(nn.Module):
@@ -24,9 +25,9 @@ class Head(nn.Module):
         With a softmax `num_classes` counts "no object" too.
         """
         super().__init__()
-        self.classes = nn.Linear(width, num_classes)
+        self.classes = Linear(width, num_classes)
         self.box = MLP(width, width, width, 4)
-        self.iou = nn.Linear(width, 1) if has_iou_branch else None
+        self.iou = Linear(width, 1) if has_iou_branch else None
         if prior is not None:
             nn.init.constant_(self.classes.bias, -math.log((1 - prior) / prior))
 
@@ -36,7 +37,7 @@ class Head(nn.Module):
         Deformable DETR starts points with -2: a box of an eighth of the image's size.
         """
         last = self.box.layers[-1]
-        assert isinstance(last, nn.Linear)
+        assert isinstance(last, Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         nn.init.constant_(last.bias[2:], size_bias)

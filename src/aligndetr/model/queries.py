@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from aligndetr.boxes import inverse_sigmoid
 from aligndetr.layers.basic import MLP
+from aligndetr.layers.linear import Linear
 from aligndetr.layers.position import embed_boxes
 from aligndetr.model.encoder import token_centres
 from aligndetr.model.groups import Layout, last_row
@@ -164,7 +165,7 @@ class ProposalEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.features = width // 2
-        self.project = nn.Linear(2 * width, 2 * width)
+        self.project = Linear(2 * width, 2 * width)
         self.norm = nn.LayerNorm(2 * width)
 
     def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +199,7 @@ class TopQueries(nn.Module):
         super().__init__()
         self.layout = layout
         self.head = head
-        self.project = nn.Linear(width, width)
+        self.project = Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.is_from_memory = content == "memory"
         self.gives_position = position == "proposal"

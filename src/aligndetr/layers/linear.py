@@ -1,0 +1,59 @@
+"""Linear layers; in inference on a CPU they are oneDNN's, with the ReLU that follows them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SMALL = 1 << 14
+"""Numbers of an input below which finding the way takes longer than oneDNN saves."""
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, by `linear`; `relu` applies ReLU to its result."""
+
+    def forward(self, input: Tensor, *, relu: bool = False) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return linear(input, self.weight, self.bias, relu=relu)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+    """Return x weight^T + bias, or its ReLU.
+
+    torch's own product copies the bias first, adds the product, and reads both again for the ReLU.
+    oneDNN's applies both to a result that is still in the cache; torch has that operation for its
+    compiler, without a gradient, and it needs none. `torch.backends.mkldnn.flags(enabled=False)`
+    switches it off.
+
+    Args:
+        x: (..., K).
+        weight: (N, K).
+        bias: (N,), or None.
+        relu: Whether negative results become zeros.
+
+    Returns:
+        (..., N).
+    """
+    if _suits_onednn(x, weight):
+        name = "relu" if relu else "none"
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, name, [], "")
+    if not relu:
+        return F.linear(x, weight, bias)
+    # With more than two dimensions the result would be a view. ReLU changes it in place, and
+    # autograd copies the gradient of a view that is changed.
+    return torch.relu_(F.linear(x.flatten(0, -2), weight, bias)).unflatten(0, x.shape[:-1])
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether numbers are computed at once, on a CPU, in float32 and without a gradient."""
+    return (
+        type(x) is Tensor  # fake and traced tensors are of other types
+        and x.numel() >= SMALL
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+    )
