@@ -25,7 +25,7 @@ PRODUCTS = frozenset(
     }
 )
 LINEAR = "mkldnn::_linear_pointwise"
-"""A product with its bias and what follows (`aligndetr.layers.linear`), the last of them left out."""
+"""A product with its bias and what follows (`aligndetr.layers.linear`); that is left out."""
 FUSED = {
     "mkldnn::_convolution_pointwise": (0, 1),
     "mkldnn::_convolution_pointwise.binary": (0, 2),

@@ -76,13 +76,14 @@ class DeformableAttention(nn.Module):
             value = value.masked_fill(padding.unsqueeze(-1), 0.0)
         value = value.unflatten(-1, (self.heads, -1))  # (B, S, D) -> (B, S, heads, D / heads)
         offsets, logits = self._asked(query)
+        centres = self._for_points(reference[..., :2])
         if reference.shape[-1] == 4:  # offsets are shares of half the box
-            offsets = offsets / self.points * self._for_points(reference[..., 2:]) * 0.5
+            shares = self._for_points(reference[..., 2:]) * (0.5 / self.points)
+            locations = torch.addcmul(centres, offsets, shares)
         else:
             sides = [side for height, width in shapes for side in (width, height)]
             sizes_wh = numbers_beside(reference, sides).view(1, 1, -1, 2)
-            offsets = offsets / self._for_points(sizes_wh)
-        locations = self._for_points(reference[..., :2]) + offsets
+            locations = torch.addcdiv(centres, offsets, self._for_points(sizes_wh))
         return deformable_attention(
             value,
             shapes,
