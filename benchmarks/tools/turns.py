@@ -53,7 +53,8 @@ def take_turns(
             lines[name], far_end = context.Pipe()
             processes.append(context.Process(target=_compete, args=(far_end, make, threads)))
             processes[-1].start()
-            _receive(lines[name])
+        for line in lines.values():
+            _receive(line)  # all are made at once, and nothing is timed before all are
         return _timed(lines, repeats=repeats, warm_up=warm_up)
     finally:
         for process in processes:

@@ -5,14 +5,21 @@ from torch.testing import assert_close
 from aligndetr.kernels.softmax import short_softmax
 
 
-@pytest.mark.parametrize("shape", [(0, 12), (3, 1), (2, 5, 4, 12), (7, 33)])
+@pytest.mark.parametrize("shape", [(0, 12), (3, 1), (2, 5, 4, 12), (7, 33), (0, 16), (5, 16)])
 def test_it_equals_pytorchs_own(shape):
     logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 5
     assert_close(short_softmax(logits), logits.softmax(-1))
 
 
-def test_its_gradients_are_those_of_finite_differences():
-    logits = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("size", [12, 16])
+def test_steps_between_rows_do_not_matter(size: int):
+    logits = torch.randn(3, 5, 2 * size, generator=torch.Generator().manual_seed(0))[..., size:]
+    assert_close(short_softmax(logits), logits.softmax(-1))
+
+
+@pytest.mark.parametrize("size", [6, 16])
+def test_its_gradients_are_those_of_finite_differences(size: int):
+    logits = torch.randn(3, 4, size, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(short_softmax, (logits,))
 
 

@@ -278,6 +278,29 @@ def test_the_first_class_alone_may_choose():
     torch.testing.assert_close(out.proposals.logits[..., 0], expected)
 
 
+def test_gradients_are_those_of_looking_at_all_tokens():
+    """They go through the chosen alone, which are computed a second time."""
+    part = selection()
+    tokens = memory().tokens.requires_grad_()
+    out = part(replace(memory(), tokens=tokens))
+    assert out.proposals is not None
+    found = out.proposals.logits.square().sum() + out.proposals.boxes.square().sum()
+    states = part.norm(part.project(tokens))
+    logits = part.head.logits(states)
+    best = logits.amax(-1).argsort(dim=1, descending=True)[:, :4]
+    logits = torch.stack([rows[index] for rows, index in zip(logits, best, strict=True)])
+    boxes = (part.head.correction(states) + propose(memory())[0]).sigmoid()
+    boxes = torch.stack([rows[index] for rows, index in zip(boxes, best, strict=True)])
+    expected = logits.square().sum() + boxes.square().sum()
+    torch.testing.assert_close(found, expected)
+    weights = [tokens, *part.project.parameters(), *part.norm.parameters()]
+    weights += list(part.head.parameters())
+    for own, other in zip(
+        torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        torch.testing.assert_close(own, other)
+
+
 @torch.no_grad()
 def test_boxes_are_corrected_proposals():
     part, source = selection(), memory()

@@ -21,8 +21,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
 
     torch's own product copies the bias first, adds the product, and reads both again for the ReLU.
     oneDNN's applies both to a result that is still in the cache; torch has that operation for its
-    compiler, without a gradient, and it needs none. `torch.backends.mkldnn.flags(enabled=False)`
-    switches it off.
+    compiler, without a gradient, and it needs none. With `torch.backends.mkldnn.enabled = False`
+    all is torch's own.
 
     Args:
         x: (..., K).

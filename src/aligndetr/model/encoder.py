@@ -57,6 +57,8 @@ class DeformableEncoder(nn.Module):
         if len(self.layers) == 0:
             return memory
         reference = token_centres(memory)[:, :, None] * memory.valid_ratios[:, None]
+        # In the tokens' type: a sum of two types has the wider, and is converted for the products.
+        memory = replace(memory, position=memory.position.to(memory.tokens.dtype))
         for layer in self.layers:
             memory = layer(memory, reference)
         return memory

@@ -219,20 +219,26 @@ class TopQueries(nn.Module):
     def forward(self, memory: Memory) -> Queries:
         """Return the queries; fewer than asked for where the image has fewer tokens."""
         proposals, is_usable = propose(memory)
-        tokens = memory.tokens.masked_fill(~is_usable.unsqueeze(-1), 0.0)
-        states = self.norm(self.project(tokens))
-        logits = self.head.logits(states)
+        usable = memory.tokens.masked_fill(~is_usable.unsqueeze(-1), 0.0)
+        supervises_all = self.supervises_all and self.training
+        # Of the chosen alone, computed again, the backward pass is shorter than of all tokens.
+        repeats = torch.is_grad_enabled() and not supervises_all
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not repeats):
+            states, logits = self._judge(usable)
         taken = self.layout.take(logits.shape[1], training=self.training)
         main = taken.groups[0].span[1]
         scores = self._scores(logits.detach(), memory.padding)
         order = scores.topk(max(end for _, end in taken.ranks), dim=1).indices
         best = torch.cat([order[:, start:end] for start, end in taken.ranks], dim=1)  # (B, Q)
-        chosen = _take(states, best)
+        if repeats:
+            chosen, chosen_logits = self._judge(_take(usable, best))
+        else:
+            chosen, chosen_logits = _take(states, best), _take(logits, best)
         boxes = (self.head.correction(chosen) + _take(proposals, best)).sigmoid()
-        if self.supervises_all and self.training:
+        if supervises_all:
             supervised = LayerOutput(logits, (self.head.correction(states) + proposals).sigmoid())
         else:
-            supervised = LayerOutput(_take(logits, best[:, :main]), boxes[:, :main])
+            supervised = LayerOutput(chosen_logits[:, :main], boxes[:, :main])
         reference = boxes.detach()
         position, content = None, chosen.detach()
         if self.embedding is not None:
@@ -243,6 +249,11 @@ class TopQueries(nn.Module):
             rows = torch.cat([self.content[start:end] for start, end in taken.rows])
             content = _for_images(rows, memory)
         return Queries(content, reference, position, taken.groups, supervised)
+
+    def _judge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return states (B, S, D) of tokens (B, S, D), and their class logits (B, S, C)."""
+        states = self.norm(self.project(tokens))
+        return states, self.head.logits(states)
 
     def _scores(self, logits: Tensor, padding: Tensor | None) -> Tensor:
         """Return (B, S), by which proposals are chosen; padding comes last, unless it is scored.
