@@ -18,16 +18,16 @@ from tools.report import Row, machine, number, numbers
 
 HERE = Path(__file__).parent
 SCRIPTS = {
-    "deformable": 7,
-    "criterion": 5,
-    "inference": 3,
-    "training_step": 3,
+    "deformable": 5,
+    "criterion": 3,
+    "inference": 2,
+    "training_step": 2,
     "loader": 3,
     "evaluation": 2,
     "analysis": 1,
     "scaling": 2,
 }
-"""Each with its repeats: so many that all take about a quarter of an hour."""
+"""Each with its repeats: so few that all take less than a quarter of an hour."""
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def growth(
         {str(size): make for size, make in zip(sizes, makers, strict=True)},
         repeats=options.repeats,
         threads=options.threads,
-        warm_up=2,
+        warm_up=1,
     )
     outcomes: list[Outcome] = [found[str(size)] for size in sizes]
     label = f"{quantity} {sizes[0]} to {sizes[-1]}"
