@@ -7,6 +7,7 @@ from numba import njit
 
 from aligndetr.kernels.simd import (
     Count,
+    at,
     clamp,
     dots,
     fill,
@@ -29,6 +30,12 @@ NAN = np.nan
 def fill_and_zeros(output, count):
     store(output, 0, zeros(output, count))
     store(output, len(count), fill(zeros(output, count), 2))
+
+
+@njit
+def picked(array, indices, output):
+    for place in range(len(indices)):
+        output[place] = at(array, indices[place])
 
 
 @njit
@@ -89,6 +96,15 @@ def test_arithmetic_is_numpys(dtype) -> None:
     output = np.zeros(COUNT, dtype)
     arithmetic(a, b, output, Count(COUNT))
     assert output.tolist() == (a * b + a - b).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.uint16])
+def test_a_number_is_read_at_its_index(dtype) -> None:
+    array, output = np.arange(7, dtype=dtype)[::-1].copy(), np.zeros(3, dtype)
+    picked(array, np.array([0, 6, 2], np.int32), output)
+    assert output.tolist() == [6, 0, 4]
+    picked(array[2:], np.array([-2, 0, -1]), output)  # before the first, not from the end
+    assert output.tolist() == [6, 4, 5]
 
 
 def test_a_run_is_dealt_out_and_interleaved() -> None:

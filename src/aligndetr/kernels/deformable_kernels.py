@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aligndetr.kernels.simd import (
     Count,
     Vector,
+    at,
     clamp,
     dots,
     fill,
@@ -128,6 +129,12 @@ def start_of(plan: Plan, block: Block) -> int:
 
 
 @njit(forceinline=True, error_model="numpy")
+def element(start: int, step: int, cells: Ints, corner: int) -> np.int64:
+    """Return the element of the value at which the cell of a corner begins."""
+    return start + step * np.int64(at(cells, corner))
+
+
+@njit(forceinline=True, error_model="numpy")
 def load_both(table: Floats | Ints, plan: Plan, sample: int, lanes: Count) -> tuple[Vector, Vector]:
     """Return the two lines of a table (2, n), from `sample` on."""
     return load(table, sample, lanes), load(table, plan.samples + sample, lanes)
@@ -194,10 +201,10 @@ def gather(
         slot = 4 * count * (query - block.query)
         for i in range(slot, slot + count):
             j, k, m = i + count, i + 2 * count, i + 3 * count
-            a = a + fill(a, shares[i]) * load(value, start + step * np.int64(cells[i]), channels)
-            b = b + fill(b, shares[j]) * load(value, start + step * np.int64(cells[j]), channels)
-            c = c + fill(c, shares[k]) * load(value, start + step * np.int64(cells[k]), channels)
-            d = d + fill(d, shares[m]) * load(value, start + step * np.int64(cells[m]), channels)
+            a = a + fill(a, at(shares, i)) * load(value, element(start, step, cells, i), channels)
+            b = b + fill(b, at(shares, j)) * load(value, element(start, step, cells, j), channels)
+            c = c + fill(c, at(shares, k)) * load(value, element(start, step, cells, k), channels)
+            d = d + fill(d, at(shares, m)) * load(value, element(start, step, cells, m), channels)
         store(output, row_of(plan, block, query) * len(channels), (a + b) + (c + d))
 
 
@@ -218,10 +225,10 @@ def scatter(
         slot = 4 * count * (query - block.query)
         for sample in range(count):
             corner = slot + sample
-            a = start + step * np.int64(cells[corner])
-            b = start + step * np.int64(cells[corner + count])
-            c = start + step * np.int64(cells[corner + 2 * count])
-            d = start + step * np.int64(cells[corner + 3 * count])
+            a = element(start, step, cells, corner)
+            b = element(start, step, cells, corner + count)
+            c = element(start, step, cells, corner + 2 * count)
+            d = element(start, step, cells, corner + 3 * count)
             product = dots(
                 gradient,
                 load(value, a, channels),
@@ -230,9 +237,9 @@ def scatter(
                 load(value, d, channels),
             )
             store(memory.products, slot + 4 * sample, product)
-            for at in (a, b, c, d):
-                added = fill(gradient, shares[corner]) * gradient
-                store(gradients.value, at, load(gradients.value, at, channels) + added)
+            for cell in (a, b, c, d):
+                added = fill(gradient, at(shares, corner)) * gradient
+                store(gradients.value, cell, load(gradients.value, cell, channels) + added)
                 corner += count
 
 

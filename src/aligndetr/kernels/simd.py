@@ -28,19 +28,24 @@ from numba.extending import (
     unbox,
 )
 
-CHECKSUM = zlib.crc32(Path(__file__).read_bytes()) if Path(__file__).exists() else 0
+from aligndetr.kernels import instructions
+from aligndetr.kernels.instructions import (
+    INDEX,
+    Emitted,
+    alignment,
+    arithmetic,
+    rounded,
+    shuffle,
+    splat,
+    widened,
+)
+
+SOURCES = [Path(__file__), Path(instructions.__file__)]
+CHECKSUM = zlib.crc32(b"".join(file.read_bytes() for file in SOURCES if file.exists()))
 """Part of every kernel's signature: numba's cache on disk watches the kernel's own file only."""
-
-RELAXED = ("contract", "reassoc", "nsz")
-"""What LLVM may do to floats: fuse and reorder. NaN and infinity keep their meaning."""
-
-INDEX = ir.IntType(32)
 
 BFLOAT16 = types.uint16
 """What holds bfloat16 numbers: numba and numpy have no type for them."""
-
-Emitted = Any
-"""A value of the machine code being written; llvmlite's classes for them are not annotated."""
 
 Vector = Any
 """Annotates a vector in kernel code, which Python itself never runs."""
@@ -133,9 +138,21 @@ def fill(_: object, like: VectorType, number: types.Number) -> tuple[Signature, 
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
     ) -> Emitted:
         lane = context.cast(builder, args[1], signature.args[1], like.dtype)
-        return _splat(builder, lane, like.count)
+        return splat(builder, lane, like.count)
 
     return like(like, number), code
+
+
+@intrinsic
+def at(_: object, array: types.Array, index: types.Integer) -> tuple[Signature, Code]:
+    """Return array[index], without numba's question at every element whether that is negative."""
+
+    def code(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
+    ) -> Emitted:
+        return builder.load(_element(context, builder, signature, args))
+
+    return array.dtype(array, index), code
 
 
 def _loader(parts: int) -> Callable[..., Vector]:
@@ -157,13 +174,13 @@ def _loader(parts: int) -> Callable[..., Vector]:
             lane = context.get_value_type(array.dtype)
             run = ir.VectorType(lane, count.value * parts)
             pointer = _pointer(context, builder, signature, args, run)
-            whole = builder.load(pointer, align=_alignment(run))
+            whole = builder.load(pointer, align=alignment(run))
             if array.dtype == BFLOAT16:
-                whole = _widened(builder, whole)
+                whole = widened(builder, whole)
             if parts == 1:
                 return whole
             dealt = [
-                _shuffle(builder, whole, whole, range(part, run.count, parts))
+                shuffle(builder, whole, whole, range(part, run.count, parts))
                 for part in range(parts)
             ]
             return context.make_tuple(builder, result, dealt)
@@ -194,9 +211,9 @@ def store(
     ) -> Emitted:
         value = args[2]
         if array.dtype == BFLOAT16:
-            value = _rounded(builder, value)
+            value = rounded(builder, value)
         pointer = _pointer(context, builder, signature, args, value.type)
-        builder.store(value, pointer, align=_alignment(value.type))
+        builder.store(value, pointer, align=alignment(value.type))
         return context.get_dummy_value()
 
     return types.void(array, start, vector), code
@@ -209,7 +226,7 @@ def interleave(_: object, even: VectorType, odd: VectorType) -> tuple[Signature,
     order = [lane for pair in range(even.count) for lane in (pair, even.count + pair)]
 
     def emit(builder: ir.IRBuilder, even: Emitted, odd: Emitted) -> Emitted:
-        return _shuffle(builder, even, odd, order)
+        return shuffle(builder, even, odd, order)
 
     return result(even, odd), _code(emit)
 
@@ -228,19 +245,19 @@ def dots(
     result = VectorType(vector.dtype, 4)
 
     def emit(builder: ir.IRBuilder, vector: Emitted, *others: Emitted) -> Emitted:
-        products = [_float(builder, "fmul", vector, other) for other in others]
+        products = [arithmetic(builder, "fmul", vector, other) for other in others]
         zero = ir.Constant(vector.type, None)
         padded = [min(lane, count) for lane in range(width)]
-        rows = [_shuffle(builder, product, zero, padded) for product in products]
-        left = _shuffle(builder, rows[0], rows[1], range(2 * width))
-        right = _shuffle(builder, rows[2], rows[3], range(2 * width))
-        sums = _shuffle(builder, left, right, range(4 * width))
+        rows = [shuffle(builder, product, zero, padded) for product in products]
+        left = shuffle(builder, rows[0], rows[1], range(2 * width))
+        right = shuffle(builder, rows[2], rows[3], range(2 * width))
+        sums = shuffle(builder, left, right, range(4 * width))
         half = width // 2
         while half:
             lower = [row * 2 * half + lane for row in range(4) for lane in range(half)]
-            low = _shuffle(builder, sums, sums, lower)
-            high = _shuffle(builder, sums, sums, [lane + half for lane in lower])
-            sums = _float(builder, "fadd", low, high)
+            low = shuffle(builder, sums, sums, lower)
+            high = shuffle(builder, sums, sums, [lane + half for lane in lower])
+            sums = arithmetic(builder, "fadd", low, high)
             half //= 2
         return sums
 
@@ -276,7 +293,7 @@ def floor(_: object, x: VectorType) -> tuple[Signature, Code]:
     """Return the largest whole numbers that are not above x."""
 
     def emit(builder: ir.IRBuilder, x: Emitted) -> Emitted:
-        name = f"llvm.floor.v{x.type.count}f{8 * _alignment(x.type)}"
+        name = f"llvm.floor.v{x.type.count}f{8 * alignment(x.type)}"
         kind = ir.FunctionType(x.type, [x.type])
         return builder.call(get_or_insert_function(builder.module, kind, name), [x])
 
@@ -304,7 +321,7 @@ def _overload_arithmetic(symbol: Callable[..., object], name: str) -> None:
         def emit(builder: ir.IRBuilder, a: Emitted, b: Emitted) -> Emitted:
             if isinstance(a.type.element, ir.IntType):
                 return getattr(builder, name)(a, b)
-            return _float(builder, f"f{name}", a, b)
+            return arithmetic(builder, f"f{name}", a, b)
 
         return a(a, b), _code(emit)
 
@@ -335,6 +352,14 @@ def _code(emit: Callable[..., Emitted]) -> Code:
     return code
 
 
+def _element(
+    context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]
+) -> Emitted:
+    """Return the address of element `args[1]` of `args[0]`, a flat array."""
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    return builder.gep(array.data, [context.cast(builder, args[1], signature.args[1], types.intp)])
+
+
 def _pointer(
     context: BaseContext,
     builder: ir.IRBuilder,
@@ -342,58 +367,11 @@ def _pointer(
     args: Sequence[Emitted],
     vector: ir.VectorType,
 ) -> Emitted:
-    """Return where a vector of `args[0]`, a flat array, begins that starts at element `args[1]`."""
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    start = context.cast(builder, args[1], signature.args[1], types.intp)
-    return builder.bitcast(builder.gep(array.data, [start]), vector.as_pointer())
-
-
-def _float(builder: ir.IRBuilder, name: str, a: Emitted, b: Emitted) -> Emitted:
-    return getattr(builder, name)(a, b, flags=RELAXED)
-
-
-def _alignment(vector: ir.VectorType) -> int:
-    """Return the bytes of one lane: all the alignment that a row of an array promises."""
-    lane = vector.element
-    if isinstance(lane, ir.IntType):
-        return lane.width // 8
-    return 8 if isinstance(lane, ir.DoubleType) else 4
+    """Return where a vector begins that starts at element `args[1]` of `args[0]`."""
+    element = _element(context, builder, signature, args)
+    return builder.bitcast(element, vector.as_pointer())
 
 
 def _lane_type(array: types.Array) -> types.Type:
     """Return the type of the lanes that are loaded from an array."""
     return types.float32 if array.dtype == BFLOAT16 else array.dtype
-
-
-def _widened(builder: ir.IRBuilder, halves: Emitted) -> Emitted:
-    """Return bfloat16 lanes as float32, of which they are the upper half."""
-    wide = ir.VectorType(INDEX, halves.type.count)
-    shifted = builder.shl(builder.zext(halves, wide), _all(wide, 16))
-    return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), wide.count))
-
-
-def _rounded(builder: ir.IRBuilder, x: Emitted) -> Emitted:
-    """Return float32 lanes as bfloat16, rounded to the nearest, ties to even; NaN stays NaN."""
-    wide = ir.VectorType(INDEX, x.type.count)
-    bits = builder.bitcast(x, wide)
-    odd = builder.and_(builder.lshr(bits, _all(wide, 16)), _all(wide, 1))
-    rounded = builder.add(bits, builder.add(odd, _all(wide, 0x7FFF)))
-    is_nan = builder.fcmp_unordered("uno", x, x)
-    chosen = builder.select(is_nan, builder.or_(bits, _all(wide, 0x400000)), rounded)
-    upper = builder.lshr(chosen, _all(wide, 16))
-    return builder.trunc(upper, ir.VectorType(ir.IntType(16), wide.count))
-
-
-def _all(vector: ir.VectorType, number: int) -> ir.Constant:
-    return ir.Constant(vector, [number] * vector.count)
-
-
-def _shuffle(builder: ir.IRBuilder, a: Emitted, b: Emitted, lanes: Sequence[int]) -> Emitted:
-    """Return the vector of the chosen lanes of a followed by b."""
-    mask = ir.Constant(ir.VectorType(INDEX, len(lanes)), list(lanes))
-    return builder.shuffle_vector(a, b, mask)
-
-
-def _splat(builder: ir.IRBuilder, lane: Emitted, count: int) -> Emitted:
-    empty = ir.Constant(ir.VectorType(lane.type, count), ir.Undefined)
-    return _shuffle(builder, builder.insert_element(empty, lane, INDEX(0)), empty, [0] * count)
