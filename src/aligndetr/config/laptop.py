@@ -24,7 +24,7 @@ def align_dino_lite() -> Config:
     Features of the frozen backbone are computed once and kept; see docs/own-data.md. The
     reasons for its values are in docs/laptop.md: of those that differ from the paper's, one
     positive an object and twice the class loss gave AP50 +.03 after three minutes on 205 pictures
-    of blood cells (BCCD), no duplicates above IoU 0.8 another +.01 after ten, a learning rate of
+    of blood cells (BCCD), no duplicates above IoU 0.8 another +.02 after ten, a learning rate of
     1.4e-3 that falls to a fifth AP +.03 after 250 steps against 8e-4 that falls to 0, batches of 4
     AP +.02 against half as many steps with 8.
     """
