@@ -301,6 +301,17 @@ def test_gradients_are_those_of_looking_at_all_tokens():
         torch.testing.assert_close(own, other)
 
 
+def test_under_autocast_the_projection_has_a_gradient():
+    """Weights that were converted without one must not serve the chosen."""
+    part = selection()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = part(memory())
+    assert out.proposals is not None
+    (out.proposals.logits.sum() + out.proposals.boxes.sum()).backward()
+    assert part.project.weight.grad is not None
+    assert part.project.weight.grad.abs().max() > 0
+
+
 @torch.no_grad()
 def test_boxes_are_corrected_proposals():
     part, source = selection(), memory()

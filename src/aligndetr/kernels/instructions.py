@@ -39,9 +39,9 @@ def rounded(builder: ir.IRBuilder, x: Emitted) -> Emitted:
     wide = ir.VectorType(INDEX, x.type.count)
     bits = builder.bitcast(x, wide)
     odd = builder.and_(builder.lshr(bits, everywhere(wide, 16)), everywhere(wide, 1))
-    rounded = builder.add(bits, builder.add(odd, everywhere(wide, 0x7FFF)))
+    nearest = builder.add(bits, builder.add(odd, everywhere(wide, 0x7FFF)))
     is_nan = builder.fcmp_unordered("uno", x, x)
-    chosen = builder.select(is_nan, builder.or_(bits, everywhere(wide, 0x400000)), rounded)
+    chosen = builder.select(is_nan, builder.or_(bits, everywhere(wide, 0x400000)), nearest)
     upper = builder.lshr(chosen, everywhere(wide, 16))
     return builder.trunc(upper, ir.VectorType(ir.IntType(16), wide.count))
 

@@ -145,7 +145,7 @@ def fill(_: object, like: VectorType, number: types.Number) -> tuple[Signature, 
 
 @intrinsic
 def at(_: object, array: types.Array, index: types.Integer) -> tuple[Signature, Code]:
-    """Return array[index], without numba's question at every element whether that is negative."""
+    """Return array[index] as it is, and do not ask, as numba does, whether an index is below 0."""
 
     def code(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[Emitted]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aligndetr.layers.linear import Linear
+from aligndetr.layers.linear import Linear, with_relu
 
 CHUNK = 1 << 22
 """Numbers of a hidden state at a time: enough for fast products, few enough to stay in a cache."""
@@ -61,7 +61,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., widths[0]) to (..., widths[-1])."""
         for layer in self.layers[:-1]:
-            x = layer(x, relu=True)
+            x = with_relu(layer, x)
         return self.layers[-1](x)
 
 
@@ -79,14 +79,15 @@ class FeedForward(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.expand = Linear(width, hidden)
-        self.activation = nn.PReLU() if activation == "prelu" else None
+        self.activation = nn.PReLU() if activation == "prelu" else None  # None is ReLU
         self.contract = Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        hidden = self.expand(x, relu=self.activation is None)
-        if self.activation is not None:
-            hidden = self.activation(hidden)
+        if self.activation is None:
+            hidden = with_relu(self.expand, x)
+        else:
+            hidden = self.activation(self.expand(x))
         return self.norm(x + self.dropout(self.contract(self.dropout(hidden))))

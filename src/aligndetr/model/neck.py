@@ -19,8 +19,8 @@ class MapNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, C, H, W)."""
-        is_trained = torch.is_grad_enabled() and input.device.type == "cpu"
-        return super().forward(input.contiguous() if is_trained else input)
+        goes_back = torch.is_grad_enabled() and input.device.type == "cpu"
+        return super().forward(input.contiguous() if goes_back else input)
 
 
 class Neck(nn.Module):

@@ -225,6 +225,10 @@ class TopQueries(nn.Module):
         repeats = torch.is_grad_enabled() and not supervises_all
         with torch.set_grad_enabled(torch.is_grad_enabled() and not repeats):
             states, logits = self._judge(usable)
+        if repeats and not torch.compiler.is_compiling():
+            # Some versions of torch would take the weights that were converted without a gradient
+            # for the chosen, too, and `project` would have none.
+            torch.clear_autocast_cache()
         taken = self.layout.take(logits.shape[1], training=self.training)
         main = taken.groups[0].span[1]
         scores = self._scores(logits.detach(), memory.padding)
