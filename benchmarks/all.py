@@ -27,7 +27,7 @@ SCRIPTS = {
     "analysis": 1,
     "scaling": 2,
 }
-"""Each with its repeats: so few that all take less than a quarter of an hour."""
+"""Each with its repeats: so many that all take about a quarter of an hour."""
 
 
 def main() -> None:

@@ -58,6 +58,7 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
+        and x.numel() >= SMALL
         and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor  # fake tensors and others with a meaning of their own are not
         and type(weight) in (Tensor, nn.Parameter)
@@ -66,5 +67,4 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and torch.cpu._is_avx512_supported()  # pyright: ignore[reportPrivateUsage]
-        and x.numel() >= SMALL
     )

@@ -223,7 +223,7 @@ class TopQueries(nn.Module):
         supervises_all = self.supervises_all and self.training
         # Of the chosen alone, computed again, the backward pass is shorter than of all tokens.
         repeats = torch.is_grad_enabled() and not supervises_all
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not repeats):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and supervises_all):
             states, logits = self._judge(usable)
         if repeats and not torch.compiler.is_compiling():
             # Some versions of torch would take the weights that were converted without a gradient
