@@ -61,29 +61,11 @@ def test_many_rows_are_taken_in_chunks_and_come_back_in_their_order(images: int,
     torch.testing.assert_close(found, x * y.sum(-1, keepdim=True))
 
 
-@pytest.mark.parametrize(("rows", "calls"), [(800, [800]), (850, [100] * 8 + [50])])
-def test_large_hidden_states_are_computed_again_instead_of_kept(rows: int, calls: list[int]):
-    torch.manual_seed(0)
-    layer = FeedForward(8, 16, dropout=0.5).train()
-    x = torch.randn(1, rows, 8, requires_grad=True)
+def test_with_a_gradient_rows_stay_together():
     seen: list[int] = []
-
-    def watched(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[1])
-        return layer(x)
-
-    output = by_rows(watched, x, widest=WIDEST)
-    assert seen == calls
-    weights = [x, *layer.parameters()]
-    found = torch.autograd.grad(output.square().sum(), weights)
-    assert sorted(seen) == sorted(calls if len(calls) == 1 else 2 * calls)
-    torch.manual_seed(0)
-    layer = FeedForward(8, 16, dropout=0.5).train()
-    torch.randn(1, rows, 8)
-    expected = torch.cat([layer(part) for part in x.split(calls[0], dim=1)], dim=1)
-    assert torch.equal(output, expected)  # the same draws of dropout
-    gradients = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
-    torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-4)
+    x = torch.randn(1, 850, 4)
+    assert torch.equal(by_rows(counting(seen), x, widest=WIDEST), x + 1)
+    assert seen == [850]
 
 
 def counting(seen: list[int]):

@@ -6,10 +6,11 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 
-from aligndetr.layers.linear import SMALL, Linear, linear, with_relu
+from aligndetr.layers.linear import LARGE, SMALL, Linear, PixelProduct, linear, with_relu
 
-ONEDNN = "mkldnn::_linear_pointwise"
+ONEDNN, PIXELS = "mkldnn::_linear_pointwise", "mkldnn::_convolution_pointwise"
 ROWS, INNER, OUTER = 3 * SMALL // 24, 24, 40
+MANY = LARGE // INNER + 1
 
 has_onednn = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()),
@@ -35,7 +36,8 @@ def called(function, *arguments, **named) -> tuple[Tensor, set[str]]:
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
-    "shape", [(), (0,), (2, 0), (5,), (ROWS,), (2, ROWS // 2), (2, 3, ROWS // 6)]
+    "shape",
+    [(), (0,), (2, 0), (5,), (ROWS,), (2, ROWS // 2), (2, 3, ROWS // 6), (MANY,), (2, 3, MANY)],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_it_is_the_formula_with_a_gradient_and_without(shape, relu: bool, bias: bool):
@@ -58,12 +60,76 @@ def test_steps_between_numbers_do_not_matter():
     assert_close(linear(x, wide[:, ::2], None), x @ wide[:, ::2].T, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_are_those_of_torch():
-    part, x = layer(), rows(2, 7).requires_grad_()
-    found = torch.autograd.grad(with_relu(part, x).square().sum(), [x, *part.parameters()])
-    plain = F.relu(F.linear(x, part.weight, part.bias)).square().sum()
-    for own, other in zip(found, torch.autograd.grad(plain, [x, *part.parameters()]), strict=True):
-        assert_close(own, other)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("inner", "outer"), [(24, 40), (40, 24), (1, 40), (40, 1)])
+@pytest.mark.parametrize("large", [LARGE, SMALL])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_of_torch(
+    inner: int, outer: int, large: int, relu: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("aligndetr.layers.linear.LARGE", large)
+    torch.manual_seed(0)
+    part = Linear(inner, outer, bias=bias)
+    x = torch.randn(2, SMALL // inner // 2 + 1, inner, requires_grad=True)
+    weights = [x, *part.parameters()]
+    seen = with_relu(part, x) if relu else part(x)
+    found = torch.autograd.grad(seen.square().mean(), weights)
+    wide, *exact = (weight.detach().double().requires_grad_() for weight in weights)
+    plain = F.linear(wide, *exact)
+    expected = (plain.relu() if relu else plain).square().mean()
+    for own, other in zip(found, torch.autograd.grad(expected, [wide, *exact]), strict=True):
+        assert own.shape == other.shape
+        assert (own - other).norm() <= 1e-5 * other.norm()
+
+
+@has_onednn
+@pytest.mark.parametrize("of", [0, 1, 2])
+def test_the_product_of_pixels_asks_for_no_more_gradients_than_it_must(of: int):
+    inputs = [rows(5), layer().weight.detach(), layer().bias.detach()]
+    inputs[of].requires_grad_()
+    (found,) = torch.autograd.grad(PixelProduct.apply(*inputs, True).sum(), inputs[of])
+    (expected,) = torch.autograd.grad(F.linear(*inputs).relu().sum(), inputs[of])
+    assert_close(found, expected)
+
+
+@has_onednn
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("outer", [8, 40])
+def test_gradients_of_the_product_of_pixels_have_gradients(outer: int, relu: bool):
+    """Those of a penalty on gradients, against torch's."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((7, 24), (outer, 24), (outer,))]
+
+    def penalty(result: Tensor) -> Tensor:
+        first = torch.autograd.grad(result.square().sum(), inputs, create_graph=True)
+        return sum((gradient.square().sum() for gradient in first), torch.zeros(()))
+
+    found = torch.autograd.grad(penalty(PixelProduct.apply(*inputs, relu)), inputs)
+    plain = F.linear(*inputs)
+    expected = torch.autograd.grad(penalty(plain.relu() if relu else plain), inputs)
+    assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_transforms_of_torch_take_its_own_way():
+    x, part = rows(2, MANY), layer()
+    weight = part.weight.detach()
+
+    def total(weight: Tensor, x: Tensor) -> Tensor:
+        return linear(x, weight, part.bias, relu=True).square().mean()
+
+    per_image, names = called(torch.func.vmap(torch.func.grad(total), in_dims=(None, 0)), weight, x)
+    assert PIXELS not in names
+    for image, found in zip(x, per_image, strict=True):
+        weight.grad = None
+        (expected,) = torch.autograd.grad(total(weight.requires_grad_(), image), weight)
+        assert_close(found, expected)
+
+
+@has_onednn
+def test_a_result_may_be_changed_in_place():
+    part, x = layer(), rows(MANY).requires_grad_()
+    found = torch.autograd.grad(part(x).mul_(2).sum(), x)
+    assert_close(found, torch.autograd.grad(2 * F.linear(x, part.weight, part.bias).sum(), x))
 
 
 def test_weights_have_the_names_of_torchs_layer():
@@ -71,21 +137,29 @@ def test_weights_have_the_names_of_torchs_layer():
 
 
 @has_onednn
-def test_onednn_computes_many_rows_without_a_gradient_alone():
-    part, x = layer(), rows(ROWS)
-    with torch.no_grad():
-        _, many = called(with_relu, part, x)
-        _, few = called(with_relu, part, x[:5])
-    _, trained = called(with_relu, part, x)
-    assert ONEDNN in many
-    assert not {"aten::relu", "aten::relu_", "aten::addmm"} & many
-    assert ONEDNN not in few | trained
+def test_onednn_computes_many_rows_and_without_a_gradient_some():
+    part, torchs = layer(), {"aten::relu", "aten::relu_", "aten::addmm"}
+    names: dict[tuple[int, bool], set[str]] = {}
+    for count in (5, ROWS, MANY):
+        for has_gradient in (True, False):
+            with torch.set_grad_enabled(has_gradient):
+                _, names[count, has_gradient] = called(with_relu, part, rows(count))
+    for has_gradient in (True, False):
+        assert PIXELS in names[MANY, has_gradient]
+        assert not torchs & names[MANY, has_gradient]
+    assert ONEDNN in names[ROWS, False]
+    assert not torchs & names[ROWS, False]
+    for few in ((5, True), (5, False), (ROWS, True)):
+        assert not {ONEDNN, PIXELS} & names[few]
 
 
 @has_onednn
 @torch.no_grad()
-def test_other_types_autocast_and_a_switch_take_torchs_way(monkeypatch: pytest.MonkeyPatch):
-    part, x = layer(), rows(ROWS)
+@pytest.mark.parametrize("count", [ROWS, MANY])
+def test_other_types_autocast_and_a_switch_take_torchs_way(
+    count: int, monkeypatch: pytest.MonkeyPatch
+):
+    part, x = layer(), rows(count)
     _, half = called(layer().bfloat16(), x.bfloat16())
     _, double = called(layer().double(), x.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -95,7 +169,7 @@ def test_other_types_autocast_and_a_switch_take_torchs_way(monkeypatch: pytest.M
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     result, off = called(part, x)
     assert_close(result, expected, atol=1e-5, rtol=1e-5)
-    assert ONEDNN not in half | double | cast | off
+    assert not {ONEDNN, PIXELS} & (half | double | cast | off)
 
 
 def test_a_layer_that_wraps_another_has_relu_after_all_that_it_does():
@@ -123,8 +197,9 @@ class Doubled(nn.Module):
 
 
 @torch.no_grad()
-def test_exported_code_has_torchs_operators_alone():
-    part, x = Doubled().eval(), rows(ROWS)
+@pytest.mark.parametrize("count", [ROWS, MANY])
+def test_exported_code_has_torchs_operators_alone(count: int):
+    part, x = Doubled().eval(), rows(count)
     traced = torch.export.export(part, (x,))
     names = {str(node.target) for node in traced.graph.nodes if node.op == "call_function"}
     assert any("linear" in name for name in names)
@@ -137,6 +212,6 @@ def test_compiled_code_does_not_depend_on_the_number_of_rows():
     torch.compiler.reset()
     counter = CompileCounter()
     part = torch.compile(Doubled().eval(), dynamic=True, backend=counter)
-    for count in (5, ROWS):
+    for count in (5, ROWS, MANY):
         part(rows(count))
     assert counter.frame_count == 1

@@ -2,27 +2,24 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aligndetr.layers.linear import Linear, with_relu
 
 CHUNK = 1 << 22
 """Numbers of a hidden state at a time: enough for fast products, few enough to stay in a cache."""
-PARTED, RECOMPUTED = 2, 8
-"""Chunks from which on rows are parted in inference, and in training."""
+PARTED = 2
+"""Chunks from which on rows are parted."""
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor, widest: int) -> Tensor:
     """Return function(*inputs) for one that treats the rows of (B, S, ...) inputs independently.
 
-    On a CPU it gets few rows at a time: what it makes of them on the way stays in the cache. In
-    training that is not kept but computed again in the backward pass: a step of DINO at full size
-    takes about a tenth longer, in little more than half of the memory.
+    In inference on a CPU it gets few rows at a time: what it makes of them on the way stays in the
+    cache.
 
     Args:
         function: From chunks of the inputs to (B, s, D).
@@ -31,13 +28,11 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor, widest: int) -> Te
     """
     images, rows = inputs[0].shape[:2]
     size = max(CHUNK // (images * widest), 1)
-    is_trained = torch.is_grad_enabled()
-    is_large = rows > size * (RECOMPUTED if is_trained else PARTED)
-    if inputs[0].device.type != "cpu" or torch.compiler.is_compiling() or not is_large:
+    is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or rows <= size * PARTED
+    if is_whole or inputs[0].device.type != "cpu":
         return function(*inputs)
-    call = partial(checkpoint, function, use_reentrant=False) if is_trained else function
     chunks = zip(*(x.split(size, dim=1) for x in inputs), strict=True)
-    return torch.cat([call(*chunk) for chunk in chunks], dim=1)
+    return torch.cat([function(*chunk) for chunk in chunks], dim=1)
 
 
 def numbers_beside(tensor: Tensor, numbers: Sequence[float]) -> Tensor:
