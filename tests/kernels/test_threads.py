@@ -1,16 +1,49 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from aligndetr.kernels import threads
 from aligndetr.kernels.threads import run
 
+OWN_THREADS = Path("/proc/self/task")
 
-@pytest.fixture(autouse=True)
-def three_threads(keep_threads: None) -> None:
+has_openmp = pytest.mark.skipif(threads._openmp() is None, reason="needs OpenMP's library")
+
+
+@pytest.fixture(autouse=True, params=["OpenMP", "helpers"])
+def three_threads(
+    request: pytest.FixtureRequest, keep_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Every test runs on three threads of each kind; without OpenMP both are helpers."""
     torch.set_num_threads(3)
+    if request.param == "helpers":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    return request.param
+
+
+@has_openmp
+@pytest.mark.skipif(not OWN_THREADS.is_dir(), reason="counts threads as Linux does")
+def test_threads_of_torchs_operators_are_taken_and_no_others(three_threads: str) -> None:
+    torch.randn(1 << 20).relu()
+    run(lambda _: time.sleep(0.001), range(30))
+    before = {thread.name for thread in OWN_THREADS.iterdir()}
+    seen: set[str] = set()
+
+    def work(_: int) -> None:
+        time.sleep(0.001)
+        seen.add(str(threading.get_native_id()))
+
+    run(work, range(30))
+    torch.randn(1 << 20).relu()
+    assert {thread.name for thread in OWN_THREADS.iterdir()} == before
+    assert len(seen) == 3
+    helpers = {thread.native_id for thread in threading.enumerate() if "aligndetr" in thread.name}
+    is_openmp = not seen & {str(number) for number in helpers}
+    assert is_openmp == (three_threads == "OpenMP")
 
 
 def test_no_tasks_call_nothing() -> None:
@@ -60,6 +93,19 @@ def test_an_error_reaches_the_caller() -> None:
         run(work, range(20))
 
 
+def test_an_error_of_another_thread_reaches_the_caller() -> None:
+    together = threading.Barrier(3)
+    caller = threading.get_ident()
+
+    def work(_: int) -> None:
+        together.wait(timeout=10)
+        if threading.get_ident() != caller:
+            raise KeyError("elsewhere")
+
+    with pytest.raises(KeyError, match="elsewhere"):
+        run(work, range(3))
+
+
 def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
     release, busy = threading.Event(), threading.Barrier(4)
 
@@ -74,7 +120,7 @@ def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
     run(calls.append, range(4))
     release.set()
     other.join()
-    assert calls == [0, 1, 2, 3]
+    assert sorted(calls) == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
