@@ -38,6 +38,8 @@ def test_threads_of_torchs_operators_are_taken_and_no_others(three_threads: str)
         seen.add(str(threading.get_native_id()))
 
     run(work, range(30))
+    if three_threads == "OpenMP":
+        run(work, range(2))  # too few for all, and none of them ends
     torch.randn(1 << 20).relu()
     assert {thread.name for thread in OWN_THREADS.iterdir()} == before
     assert len(seen) == 3
@@ -106,6 +108,19 @@ def test_an_error_of_another_thread_reaches_the_caller() -> None:
         run(work, range(3))
 
 
+def test_an_interruption_of_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ctypes prints an exception that is raised before a callback's first line, and goes on."""
+    calls: list[int] = []
+
+    def parallel(*arguments: object) -> None:
+        del arguments
+
+    monkeypatch.setattr(threads, "_openmp", lambda: parallel)
+    with pytest.raises(KeyboardInterrupt):
+        run(calls.append, range(3))
+    assert calls == []
+
+
 def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
     release, busy = threading.Event(), threading.Barrier(4)
 
@@ -118,6 +133,7 @@ def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
     busy.wait(timeout=10)  # the other caller and both helpers are in `wait`
     calls: list[int] = []
     run(calls.append, range(4))
+    assert other.is_alive()
     release.set()
     other.join()
     assert sorted(calls) == [0, 1, 2, 3]

@@ -9,6 +9,7 @@ stand two callers at once, and neither can have more threads than it started wit
 
 import ctypes
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +31,10 @@ def run(work: Callable[[Task], object], tasks: Sequence[Task]) -> None:
     Uses at most `torch.get_num_threads()` threads, this one included. Each takes the next
     task when it is done with one. An error ends the thread that has it, and is raised at the end.
     """
-    count = max(min(torch.get_num_threads(), len(tasks)), 1)
-    waiting = deque([*tasks, *[None] * count])  # its popleft is atomic; None ends a thread
+    threads = torch.get_num_threads()
+    waiting = deque([*tasks, *[None] * threads])  # its popleft is atomic; None ends a thread
     errors: list[BaseException] = []
+    ended: list[int] = []
 
     def take(_: object = None) -> None:
         try:
@@ -40,15 +42,22 @@ def run(work: Callable[[Task], object], tasks: Sequence[Task]) -> None:
                 work(task)
         except BaseException as error:
             errors.append(error)
+        ended.append(threading.get_ident())
 
-    if count == 1:
+    if min(threads, len(tasks)) < 2:
         take()
     elif (parallel := _openmp()) is not None and os.getpid() == PROCESS:
-        parallel(BODY(take), None, count, 0)
+        # As many as torch takes, whatever there is to do: OpenMP ends those that are left out.
+        parallel(BODY(take), None, threads, 0)
     else:
-        _with_helpers(take, count - 1)
-    if errors:
-        raise errors[0]
+        _with_helpers(take, min(threads, len(tasks)) - 1)
+    try:
+        if errors:
+            raise errors[0]
+        if threading.get_ident() not in ended:  # ctypes has told of it, and goes on
+            raise KeyboardInterrupt
+    finally:
+        errors.clear()  # an error knows this call, whose list knows the error
 
 
 @cache

@@ -41,18 +41,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
         x: (..., K).
         weight: (N, K).
         bias: (N,), or None.
-        relu: Whether negative results become zeros; what NaN becomes is not promised.
+        relu: Whether negative results become zeros; what NaN becomes without a gradient is not
+            promised.
 
     Returns:
         (..., N).
     """
-    if _suits_onednn(x, weight):
-        if x.numel() >= LARGE:
-            rows = PixelProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias, relu)
-            return rows.view(*x.shape[:-1], len(weight))
-        if not torch.is_grad_enabled():
-            name = "relu" if relu else "none"
-            return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, name, [], "")
+    has_gradient, is_large = torch.is_grad_enabled(), x.numel() >= LARGE
+    if not _suits_onednn(x, weight) or (has_gradient and not is_large):
+        return _by_torch(x, weight, bias, relu=relu)
+    after = "relu" if relu else "none"
+    if not is_large:
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, after, [], "")
+    rows = x.reshape(-1, x.shape[-1])
+    if has_gradient:
+        result = PixelProduct.apply(rows, weight, bias)
+        result = torch.relu_(result) if relu else result
+    else:
+        result = _of_pixels(rows, weight, bias, after)
+    return result.view(*x.shape[:-1], len(weight))
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
     if not relu:
         return F.linear(x, weight, bias)
     if x.dim() < 3:
@@ -66,36 +76,35 @@ class PixelProduct(torch.autograd.Function):
     """Product of many rows, computed as oneDNN's convolution with a kernel of 1 x 1.
 
     Forward and backward take less time than as products of matrices, oneDNN's own and MKL's. It
-    has gradients of gradients; transforms of `torch.func` take torch's own way.
+    has gradients of gradients; other derivatives and transforms take torch's own way.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return (R, N) of rows x (R, K), weight (N, K) and bias (N,)."""
-        places = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
-        after = ("relu" if relu else "none", [], "")
-        run = torch.ops.mkldnn._convolution_pointwise.default
-        pixels = run(_as_pixels(x), weight[:, :, None, None], bias, *places, *after)
-        # The pixels themselves and no view of them, which could not be changed in place.
-        rows = pixels.permute(0, 2, 3, 1).contiguous()
-        result = torch.ops.aten._unsafe_view.default(rows, [len(x), len(weight)])
-        ctx.save_for_backward(x, weight, result if relu else None)
-        return result
+        ctx.save_for_backward(x, weight)
+        return _of_pixels(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias."""
-        x, weight, rectified = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        if rectified is not None:
-            gradient = torch.ops.aten.threshold_backward.default(gradient, rectified, 0)
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            PixelProduct.apply(gradient, weight.t(), None, False) if of_x else None,
+            PixelProduct.apply(gradient, weight.t(), None) if of_x else None,
             _weight_gradient(gradient, x) if of_weight else None,
             gradient.sum(0) if of_bias else None,
-            None,
         )
+
+
+def _of_pixels(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none") -> Tensor:
+    """Return what is made of rows (R, K), (R, N): no view, which could not be changed in place."""
+    places = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+    run = torch.ops.mkldnn._convolution_pointwise.default
+    pixels = run(_as_pixels(x), weight[:, :, None, None], bias, *places, after, [], "")
+    rows = pixels.permute(0, 2, 3, 1).contiguous()
+    return torch.ops.aten._unsafe_view.default(rows, [len(x), len(weight)])
 
 
 def _as_pixels(rows: Tensor) -> Tensor:
@@ -106,7 +115,7 @@ def _as_pixels(rows: Tensor) -> Tensor:
 def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Return gradient^T x, (N, K), of (R, N) and (R, K).
 
-    oneDNN is twice as fast where there are fewer input channels than output channels.
+    oneDNN takes twice as long where there are more input channels than output channels.
     """
     if gradient.shape[1] < x.shape[1]:
         return _weight_gradient(x, gradient).t()
@@ -123,12 +132,14 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.numel() >= SMALL
+        and len(weight) > 0
         and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor  # fake tensors and others with a meaning of their own are not
         and type(weight) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+        and torch.autograd.forward_ad._current_level < 0  # pyright: ignore[reportPrivateUsage]
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and torch.cpu._is_avx512_supported()  # pyright: ignore[reportPrivateUsage]

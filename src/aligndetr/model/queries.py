@@ -219,7 +219,7 @@ class TopQueries(nn.Module):
     def forward(self, memory: Memory) -> Queries:
         """Return the queries; fewer than asked for where the image has fewer tokens."""
         proposals, is_usable = propose(memory)
-        # A factor, for to fill rows takes four times as long.
+        # A factor: to fill rows takes several times as long. Tokens are finite.
         factor = is_usable.unsqueeze(-1).to(memory.tokens.dtype)
         supervises_all = self.supervises_all and self.training
         # Of the chosen alone, computed again, the backward pass is shorter than of all tokens.
