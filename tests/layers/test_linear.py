@@ -180,20 +180,48 @@ def test_onednn_computes_many_rows_and_without_a_gradient_some():
 @has_onednn
 @torch.no_grad()
 @pytest.mark.parametrize("count", [ROWS, MANY])
-def test_other_types_autocast_and_a_switch_take_torchs_way(
-    count: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_other_types_and_a_switch_take_torchs_way(count: int, monkeypatch: pytest.MonkeyPatch):
     part, x = layer(), rows(count)
     _, half = called(layer().bfloat16(), x.bfloat16())
     _, double = called(layer().double(), x.double())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result, cast = called(part, x)
-    assert result.dtype == torch.bfloat16
     expected = part(x)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     result, off = called(part, x)
     assert_close(result, expected, atol=1e-5, rtol=1e-5)
-    assert not {ONEDNN, PIXELS} & (half | double | cast | off)
+    assert not {ONEDNN, PIXELS} & (half | double | off)
+
+
+@pytest.mark.parametrize("count", [5, ROWS, MANY])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("relu", [False, True])
+def test_under_autocast_it_is_torchs_layer(count: int, dtype: torch.dtype, relu: bool):
+    """Inputs, weights and results are rounded to 8 bits each way."""
+    part, x = layer(), rows(count).to(dtype).requires_grad_()
+    weights = [x, *part.parameters()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result, names = called(with_relu if relu else Linear.forward, part, x)
+    has_instructions = torch.cpu._is_avx512_bf16_supported()
+    assert (PIXELS in names) == (has_instructions and count == MANY)
+    assert result.dtype == torch.bfloat16
+    found = torch.autograd.grad(result.float().square().mean(), weights)
+    exact = [weight.detach().double().requires_grad_() for weight in weights]
+    plain = F.linear(*exact)
+    plain = plain.relu() if relu else plain
+    assert (result - plain).norm() <= 5e-3 * plain.norm()
+    expected = torch.autograd.grad(plain.square().mean(), exact)
+    for own, other, weight in zip(found, expected, weights, strict=True):
+        assert own.dtype == weight.dtype
+        assert (own - other).norm() <= 2e-2 * other.norm()
+
+
+@pytest.mark.parametrize("count", [5, MANY])
+@torch.no_grad()
+def test_autocast_to_float16_takes_torchs_way(count: int):
+    part, x = layer(), rows(count)
+    with torch.autocast("cpu", dtype=torch.float16):
+        result, names = called(part, x)
+    assert result.dtype == torch.float16
+    assert PIXELS not in names
 
 
 def test_a_layer_that_wraps_another_has_relu_after_all_that_it_does():

@@ -34,7 +34,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     oneDNN's applies both to a result that is still in the cache; torch has that operation for its
     compiler, without a gradient, and it needs none. It is taken where it was measured: in float32
     on CPUs with AVX-512. Many rows are the pixels of a convolution with a kernel of 1 x 1, which
-    has a gradient here (`PixelProduct`). With `torch.backends.mkldnn.enabled = False` all is
+    has a gradient here (`PixelProduct`); under autocast to bfloat16, too, on CPUs that have its
+    instructions. With `torch.backends.mkldnn.enabled = False` all is
     torch's own.
 
     Args:
@@ -48,12 +49,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
         (..., N).
     """
     has_gradient, is_large = torch.is_grad_enabled(), x.numel() >= LARGE
-    if not _suits_onednn(x, weight) or (has_gradient and not is_large):
+    dtype = _onednn_type(x, weight, is_large=is_large)
+    if dtype is None or (has_gradient and not is_large):
         return _by_torch(x, weight, bias, relu=relu)
     after = "relu" if relu else "none"
     if not is_large:
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, after, [], "")
-    rows = x.reshape(-1, x.shape[-1])
+    rows, weight = x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     if has_gradient:
         result = PixelProduct.apply(rows, weight, bias)
         result = torch.relu_(result) if relu else result
@@ -115,8 +118,11 @@ def _as_pixels(rows: Tensor) -> Tensor:
 def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Return gradient^T x, (N, K), of (R, N) and (R, K).
 
-    oneDNN takes twice as long where there are more input channels than output channels.
+    oneDNN takes twice as long where there are more input channels than output channels. In
+    bfloat16 both have the product of matrices from it, which is the faster one there.
     """
+    if gradient.dtype == torch.bfloat16:
+        return gradient.t() @ x
     if gradient.shape[1] < x.shape[1]:
         return _weight_gradient(x, gradient).t()
     shape = gradient.new_empty(()).expand(gradient.shape[1], x.shape[1], 1, 1)
@@ -126,21 +132,31 @@ def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     return found[1][:, :, 0, 0]
 
 
-def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether enough numbers are computed at once, on a CPU and in float32."""
-    return (
+def _onednn_type(x: Tensor, weight: Tensor, *, is_large: bool) -> torch.dtype | None:
+    """Return the type in which oneDNN computes, or None where torch's own way is taken.
+
+    Numbers have to be computed at once, on a CPU, and there must be enough of them. Of bfloat16
+    there is the product of pixels alone, for autocast.
+    """
+    is_plain = (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.numel() >= SMALL
         and len(weight) > 0
-        and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor  # fake tensors and others with a meaning of their own are not
         and type(weight) in (Tensor, nn.Parameter)
-        and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
         and torch.autograd.forward_ad._current_level < 0  # pyright: ignore[reportPrivateUsage]
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
-        and torch.cpu._is_avx512_supported()  # pyright: ignore[reportPrivateUsage]
     )
+    if not is_plain:
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        known, dtype = (torch.float32, torch.bfloat16), torch.get_autocast_dtype("cpu")
+        has_instructions = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+        is_known = dtype == torch.bfloat16 and x.dtype in known and weight.dtype in known
+        return dtype if has_instructions and is_large and is_known else None
+    has_instructions = torch.cpu._is_avx512_supported()  # pyright: ignore[reportPrivateUsage]
+    return x.dtype if has_instructions and x.dtype == weight.dtype == torch.float32 else None
