@@ -121,7 +121,7 @@ def test_an_interruption_of_the_first_step_is_not_lost(monkeypatch: pytest.Monke
     assert calls == []
 
 
-def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
+def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere(three_threads: str) -> None:
     release, busy = threading.Event(), threading.Barrier(4)
 
     def wait(_: int) -> None:
@@ -136,7 +136,9 @@ def test_a_caller_does_not_wait_for_helpers_that_are_busy_elsewhere() -> None:
     assert other.is_alive()
     release.set()
     other.join()
-    assert sorted(calls) == [0, 1, 2, 3]
+    if three_threads == "OpenMP":  # every caller has threads of its own
+        calls.sort()
+    assert calls == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

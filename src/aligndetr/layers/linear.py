@@ -35,8 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     compiler, without a gradient, and it needs none. It is taken where it was measured: in float32
     on CPUs with AVX-512. Many rows are the pixels of a convolution with a kernel of 1 x 1, which
     has a gradient here (`PixelProduct`); under autocast to bfloat16, too, on CPUs that have its
-    instructions. With `torch.backends.mkldnn.enabled = False` all is
-    torch's own.
+    instructions. With `torch.backends.mkldnn.enabled = False` all is torch's own.
 
     Args:
         x: (..., K).
