@@ -206,6 +206,16 @@ def test_a_trained_backbone_takes_longer() -> None:
     assert one < other
 
 
+def test_upper_stages_that_are_trained_on_kept_features_take_their_time() -> None:
+    upper = override(LITE, ["backbone.freeze=3"])
+    uncached = override(upper, ["data.cache_features=false"])
+    clock = Clock(3.0, timed(load=1e-3))
+    kept, loaded, frozen = (
+        Situation(config, CELLS, 87, ROOM, clock).steps(384) for config in (upper, uncached, LITE)
+    )
+    assert loaded < kept < frozen
+
+
 def test_accumulated_batches_are_one_step() -> None:
     four = override(LITE, ["training.accumulate=4"])
     one, other = (

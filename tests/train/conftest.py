@@ -45,6 +45,7 @@ class TinyModel(nn.Module):
     """The interface of DetectorModel; dropout makes it depend on the random state."""
 
     precision = torch.float32
+    can_renew = False
 
     def __init__(self, on_forward: list[Callable[[], None]]) -> None:
         super().__init__()

@@ -332,8 +332,9 @@ def test_the_start_of_the_loader_is_not_taken_for_the_speed_of_the_backbone(
 
 
 def test_a_trained_backbone_is_not_cached(lab: Lab) -> None:
-    with pytest.raises(ConfigError, match=r"expected backbone\.freeze=all, found 1; set backbone"):
-        check_cacheable(lab.config)
+    message = r"expected backbone\.freeze=all, or stages of which .*, found 1; set backbone"
+    with pytest.raises(ConfigError, match=message):
+        check_cacheable(lab.config, lab.model())
     with pytest.raises(ConfigError, match=r"data\.cache_features"):
         lab.with_data(cache_features=True).fit(Budget(epochs=1))
 

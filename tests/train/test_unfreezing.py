@@ -1,5 +1,6 @@
 """A training of two parts: on the features of a frozen backbone, then on images with it."""
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -15,7 +16,7 @@ from aligndetr.train import caching
 from aligndetr.train.budget import Budget
 from aligndetr.train.state import load_state
 from aligndetr.train.views import FeatureCache
-from aligndetr.types import ImageBatch
+from aligndetr.types import Features, ImageBatch
 from systems import CPU, small
 
 # `Lab` and `Clock` are those of conftest.py.
@@ -165,6 +166,115 @@ def test_a_real_backbone_is_frozen_as_a_whole_then_in_part() -> None:
     assert trained
     assert frozen
     assert not set(trained) & set(frozen)
+
+
+def renewing(lab: Lab, at: float = 0.5) -> Lab:
+    """A real network whose first of two maps is that of the last stage that stays frozen."""
+    config = override(
+        small("dino-r50-4scale", num_classes=len(lab.train.classes)),
+        ["backbone.freeze=all", f"training.unfreeze={{at: {at}, freeze: 4}}"],
+    )
+    data = lab.with_data(cache_features=True, cached_views=2).config.data
+    training = config.training.model_copy(update={"learning_rate": 1e-2, "ema": 0.9})
+    config = config.model_copy(update={"data": data, "training": training})
+    return replace(lab, config=config)
+
+
+def built(lab: Lab) -> Any:
+    torch.manual_seed(7)
+    return build_model(lab.config, device=CPU)[0]
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=6), Budget(epochs=3)])
+def test_features_are_kept_where_trained_stages_can_be_renewed(
+    lab: Lab, budget: Budget, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = renewing(lab)
+    model = built(lab)
+    before, kinds = weights_of(model), list[type]()
+    model.register_forward_pre_hook(
+        lambda module, inputs: kinds.append(type(inputs[0])) if module.training else None
+    )
+    lab.fit(budget, model=model)
+    assert kinds == [Features] * 6
+    trained = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    changed = {name for name, value in weights_of(model).items() if not value.equal(before[name])}
+    assert changed == trained
+    assert changed
+    assert "training the upper stages" in capsys.readouterr().err
+
+
+def test_upper_stages_are_trained_on_features_from_the_start(lab: Lab) -> None:
+    lab = replace(lab, config=override(renewing(lab).config, ["training.unfreeze=null"]))
+    lab = lab.with_backbone(freeze=4)
+    model = built(lab)
+    before, kinds = weights_of(model), list[type]()
+    model.register_forward_pre_hook(lambda _, inputs: kinds.append(type(inputs[0])))
+    lab.fit(Budget(steps=2), model=model)
+    assert {*kinds} == {Features}
+    trained = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    changed = {name for name, value in weights_of(model).items() if not value.equal(before[name])}
+    assert changed == trained
+
+
+def test_old_features_give_what_images_give(lab: Lab) -> None:
+    lab = renewing(lab, at=0.2).with_training(ema=None)
+    model = built(lab).eval()
+    images = ImageBatch(torch.rand(2, 3, 64, 96), None, torch.tensor([[64, 96]] * 2))
+    with torch.no_grad():
+        features = model.features(images)
+        before = model(features).main.boxes
+    lab.fit(Budget(steps=6), model=model)
+    model.eval()
+    with torch.no_grad():
+        levels, direct = model.features(features).levels, model.features(images).levels
+        boxes = model(features).main.boxes
+    assert not torch.allclose(boxes, before, atol=1e-3)
+    assert levels[0].equal(features.levels[0])
+    for own, level in zip(levels, direct, strict=True):
+        assert (own - level).norm() <= 1e-4 * level.norm()
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_a_run_with_renewed_features_resumes_exactly(lab: Lab, stop_after: int) -> None:
+    lab = renewing(lab)
+    straight, stopped, resumed = built(lab), built(lab), built(lab)
+    lab.fit(Budget(epochs=4), "straight", model=straight)
+    steps = [0]
+
+    def stop(module: Any, _: Any) -> None:
+        steps[0] += module.training
+        if steps[0] > stop_after:
+            raise KeyboardInterrupt
+
+    stopped.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        lab.fit(Budget(epochs=4), "stopped", model=stopped)
+    lab.fit(None, "stopped", model=resumed)
+    expected = straight.state_dict()
+    for name, tensor in resumed.state_dict().items():
+        assert tensor.equal(expected[name]), name
+
+
+def test_minutes_leave_time_for_an_evaluation_with_the_trained_stages(
+    lab: Lab, clock: Clock
+) -> None:
+    lab = renewing(lab)
+    model = built(lab)
+
+    def work(module: Any, _: Any) -> None:
+        is_frozen = module.backbone.is_frozen
+        clock.advance(1.0 if module.training else 2.0 if is_frozen else 20.0)
+
+    model.register_forward_pre_hook(work)
+    lab.with_training(ema=None).fit(Budget(minutes=4), model=model)
+    position = load_state(lab.folder / "run").position
+    assert position.is_unfrozen
+    assert 150 < position.elapsed_seconds <= 240
 
 
 def sum_of(levels: Any) -> Tensor:

@@ -123,9 +123,10 @@ class Situation:
         if is_cached:
             left -= max(CACHE_SHARE * available, self.data.images * view)
         else:
-            is_frozen = config.backbone.freeze == "all"
-            factor = 1.0 if is_frozen else TRAINED_FACTOR
-            step += speed.load_seconds + factor * speed.backbone.seconds(pixels)
+            step += speed.load_seconds
+        is_frozen = config.backbone.freeze == "all"
+        if not (is_cached and is_frozen):
+            step += (1.0 if is_frozen else TRAINED_FACTOR) * speed.backbone.seconds(pixels)
         images = config.data.batch_size * config.training.accumulate
         return max(left, 0.0) / (images * step)
 

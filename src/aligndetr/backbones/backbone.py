@@ -1,7 +1,7 @@
 """Backbone: a timm model, its norm layers and leading stages frozen as asked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from aligndetr.backbones.cutting import can_be_cut, upper_part
 from aligndetr.backbones.folding import Folding, has_statistics
 from aligndetr.backbones.fusing import fused
 from aligndetr.errors import ConfigError
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         self.is_frozen = freeze == "all"
         stages = freeze if freeze_later is None else freeze_later
         frozen = frozen_parameters(network, stages)
+        self._below = _last_level_within(network, stages)
         for parameter in frozen:
             parameter.requires_grad_(False)
         if freeze_later is not None and len(frozen) == len(list(network.parameters())):
@@ -78,7 +80,9 @@ class Backbone(nn.Module):
         )
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
-        self._fixed: dict[torch.dtype, _Fixed] = {}
+        self._fixed: dict[tuple[torch.dtype, int | None], _Fixed] = {}
+        self._uppers: dict[int, nn.Module] = {}
+        self._can_renew: bool | None = None
 
     def unfreeze(self) -> None:
         """Let training change all that is not frozen for good; `train` has to be called anew."""
@@ -103,20 +107,52 @@ class Backbone(nn.Module):
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         return Features(tuple(levels), images.padding, images.sizes, (height, width))
 
-    def _run(self, pixels: Tensor, precision: torch.dtype) -> Sequence[Tensor]:
-        """Return the maps, without norms of their own where these are fixed."""
+    @property
+    def can_renew(self) -> bool:
+        """Whether maps that are at hand tell all that trained stages need: see `renew`."""
+        if self._can_renew is None:
+            self._can_renew = (
+                self._below is not None
+                and not self.has_channels_last
+                and (self._are_norms_fixed or not self._has_statistics)
+                and can_be_cut(self.network, self._below)
+            )
+        return self._can_renew
+
+    def renew(self, features: Features, *, precision: torch.dtype = torch.float32) -> Features:
+        """Return maps that are at hand with those of trained stages computed anew.
+
+        They come from the map of the last level whose stages are all frozen. A backbone that is
+        frozen as a whole, or that cannot (`can_renew`), leaves all as they are.
+        """
+        if self.is_frozen or not self.can_renew or self._below is None:
+            return features
+        kept = features.levels[: self._below + 1]
+        if len(kept) == len(features.levels):
+            return features
+        dtype = next(self.network.parameters()).dtype
+        start = kept[-1].to(dtype).contiguous(memory_format=torch.channels_last)
+        return replace(features, levels=(*kept, *self._run(start, precision, self._below)))
+
+    def _run(
+        self, pixels: Tensor, precision: torch.dtype, below: int | None = None
+    ) -> Sequence[Tensor]:
+        """Return the maps, without norms of their own where these are fixed.
+
+        With `below`, only those after that level, from its map in place of pixels.
+        """
         is_low = precision == torch.bfloat16 and self._is_fast_in(pixels.device)
         folding = self._usable_folding()
         if folding is not None and self._is_fixed:
             with torch.autocast(pixels.device.type, enabled=False):
-                network = self._fixed_network(folding, precision)
+                network = self._fixed_network(folding, precision, below)
                 return network(pixels.bfloat16() if precision == torch.bfloat16 else pixels)
         self._fixed.clear()  # what is trained may change unseen: fused optimizers do not count
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
             if folding is None:
-                return self.network(pixels)
+                return (self.network if below is None else self._upper_network(below))(pixels)
             weights = folding.weights(self.network)
-            return folding.run(pixels, weights, training=self.training)
+            return folding.run(pixels, weights, training=self.training, below=below)
 
     @property
     def _is_fixed(self) -> bool:
@@ -135,14 +171,23 @@ class Backbone(nn.Module):
             self._folding = Folding(self.network)
         return None if self._folding is None or self._folding.is_empty else self._folding
 
-    def _fixed_network(self, folding: Folding, precision: torch.dtype) -> nn.Module:
+    def _upper_network(self, below: int) -> nn.Module:
+        """Return the part of the network after a level, whose modules are the network's own."""
+        if below not in self._uppers:
+            self._uppers[below] = upper_part(self.network, below)
+        return self._uppers[below]
+
+    def _fixed_network(
+        self, folding: Folding, precision: torch.dtype, below: int | None
+    ) -> nn.Module:
         """Return a network of its own, in bf16 if that is asked for, made anew after changes."""
-        state = self._state()
-        fixed = self._fixed.get(precision)
+        state, key = self._state(), (precision, below)
+        fixed = self._fixed.get(key)
         if fixed is None or fixed.made_from != state:
             network = folding.with_weights(folding.weights(self.network))
-            network = network.bfloat16() if precision == torch.bfloat16 else network
-            fixed = self._fixed[precision] = _Fixed(state, fused(network))
+            network = fused(network.bfloat16() if precision == torch.bfloat16 else network)
+            part = network if below is None else upper_part(network, below)
+            fixed = self._fixed[key] = _Fixed(state, part)
         return fixed.network
 
     def _state(self) -> State:
@@ -155,11 +200,12 @@ class Backbone(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy has: it makes its own network for fixed weights."""
-        return {**super().__getstate__(), "_fixed": {}}
+        """Return what a copy has: it makes its own networks for fixed weights, and in part."""
+        return {**super().__getstate__(), "_fixed": {}, "_uppers": {}}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         self._fixed.clear()  # they would stay behind on the old device
+        self._uppers.clear()
         return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:
@@ -211,6 +257,15 @@ def frozen_parameters(network: nn.Module, freeze: int | Literal["all"]) -> list[
         for _, module in modules[: end + 1]
         for parameter in module.parameters(recurse=False)
     ]
+
+
+def _last_level_within(network: nn.Module, freeze: int | Literal["all"]) -> int | None:
+    """Return the last of the maps that the first `freeze` stages make; None if they make none."""
+    info: Any = network.feature_info
+    levels = len(info.out_indices)
+    if freeze != "all":
+        levels = sum(index < freeze for index in info.out_indices)
+    return levels - 1 if levels else None
 
 
 def _stage_ends(network: nn.Module) -> list[str]:

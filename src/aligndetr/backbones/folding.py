@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from aligndetr.backbones.cutting import upper_part
+
 TRIAL_SIZE = 64
 """Side of the image that finds out which norm follows which convolution."""
 
@@ -57,6 +59,7 @@ class Folding:
             assert isinstance(convolution, nn.Conv2d)
             convolution.bias = nn.Parameter(torch.empty(convolution.out_channels))
         self._skeleton.to("meta")  # it has no weights of its own
+        self._uppers: dict[int, nn.Module] = {}
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the tensors, by name, with which the network computes the same as `network`."""
@@ -75,9 +78,27 @@ class Folding:
                 del tensors[f"{pair.norm}.{name}"]
         return tensors
 
-    def run(self, pixels: Tensor, weights: dict[str, Tensor], *, training: bool) -> Any:
-        """Return what the network makes of pixels with these weights; not from several threads."""
-        return functional_call(self._skeleton.train(training), weights, (pixels,))
+    def run(
+        self,
+        pixels: Tensor,
+        weights: dict[str, Tensor],
+        *,
+        training: bool,
+        below: int | None = None,
+    ) -> Any:
+        """Return what the network makes of pixels with these weights; not from several threads.
+
+        With `below`, what its upper part makes of the map of that level in place of pixels.
+        """
+        skeleton = self._skeleton
+        if below is not None:
+            if below not in self._uppers:
+                self._uppers[below] = upper_part(skeleton, below)
+            skeleton = self._uppers[below]
+            names = {name for name, _ in skeleton.named_parameters()}
+            names |= {name for name, _ in skeleton.named_buffers()}
+            weights = {name: weights[name] for name in names}
+        return functional_call(skeleton.train(training), weights, (pixels,))
 
     def with_weights(self, weights: dict[str, Tensor]) -> nn.Module:
         """Return a network of its own that has these weights, in evaluation mode."""

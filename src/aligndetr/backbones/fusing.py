@@ -89,7 +89,7 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 def _with_fused_convolutions(network: nn.Module) -> nn.Module:
-    graph = _Tracer().trace(network)
+    graph = Tracer().trace(network)
     module = fx.GraphModule(network, graph)
     for node in list(graph.nodes):
         if isinstance(_layer(module, node), nn.Identity):
@@ -107,10 +107,11 @@ def _with_fused_convolutions(network: nn.Module) -> nn.Module:
     return module
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Looks into modules that have parts, and takes layers as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called as it is."""
         del module_qualified_name
         return next(m.children(), None) is None
 

@@ -51,7 +51,7 @@ class DetectorModel(nn.Module):
             targets: The objects; in training mode they become denoising queries.
             noise: Pinned draws for the denoising queries, for tests.
         """
-        features = self.features(images) if isinstance(images, ImageBatch) else images
+        features = self.features(images)
         with self._autocast(features.sizes):
             memory = self.encoder(self.neck(features))
             queries = self.queries(memory)
@@ -60,8 +60,18 @@ class DetectorModel(nn.Module):
             layers = self.decoder(queries, memory)
         return DetectorOutput(layers, queries.groups, queries.proposals)
 
-    def features(self, images: ImageBatch) -> Features:
-        """Return the backbone maps of the images."""
+    @property
+    def can_renew(self) -> bool:
+        """Whether maps that are at hand do, though upper stages of the backbone are trained."""
+        return self.backbone.can_renew
+
+    def features(self, images: ImageBatch | Features) -> Features:
+        """Return the backbone maps of the images; of maps, those that still hold, and others anew.
+
+        Others are those of stages that are trained, as far as the backbone `can_renew` them.
+        """
+        if isinstance(images, Features):
+            return self.backbone.renew(images, precision=self.precision)
         return self.backbone(images, precision=self.precision)
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:

@@ -72,6 +72,11 @@ class RegionDetector(nn.Module):
             raise ValueError("RegionDetector: expected targets in training mode, found none")
         return self._train_on(features, targets)
 
+    @property
+    def can_renew(self) -> bool:
+        """Whether maps that are at hand do, though upper stages of the backbone are trained."""
+        return False
+
     def features(self, images: ImageBatch) -> Features:
         """Return the backbone maps of the images: in evaluation mode, what each gives alone."""
         if self.training or images.padding is None:  # together, as norms that are trained need

@@ -57,9 +57,10 @@ class Caching:
         Each process keeps all views to train on in its memory, or all share the files.
 
         Raises:
-            ConfigError: The backbone is trained, or there is no room for its features.
+            ConfigError: The backbone is trained where maps cannot be renewed, or there is no room
+                for them.
         """
-        check_cacheable(self.config)
+        check_cacheable(self.config, self.model)
         self.model.eval()
         # So that training goes on alike where the files are there and nothing is computed.
         with torch.random.fork_rng(devices=[]):

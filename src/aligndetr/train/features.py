@@ -21,6 +21,7 @@ from aligndetr.data.annotations import Annotations
 from aligndetr.data.batch import EpochSampler, collate, input_sizes
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.errors import ConfigError
+from aligndetr.model.build import Network
 from aligndetr.train.views import (
     SHARE,
     CachedView,
@@ -44,16 +45,17 @@ Report = Callable[[int], None]
 """Told how many images were done."""
 
 
-def check_cacheable(config: AnyConfig) -> None:
-    """Check that the backbone's maps cannot change.
+def check_cacheable(config: AnyConfig, model: Network) -> None:
+    """Check that the backbone's maps cannot change, or that a model can renew those that do.
 
     Raises:
         ConfigError: Some of the backbone is trained.
     """
-    if config.backbone.freeze != "all":
+    if config.backbone.freeze != "all" and not model.can_renew:
         raise ConfigError(
-            "data.cache_features: expected backbone.freeze=all, found "
-            f"{config.backbone.freeze}; set backbone.freeze=all or data.cache_features=false"
+            "data.cache_features: expected backbone.freeze=all, or stages of which the last gives "
+            f"one of the maps, found {config.backbone.freeze}; set backbone.freeze=all or "
+            "data.cache_features=false"
         )
 
 

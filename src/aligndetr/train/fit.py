@@ -119,7 +119,7 @@ def open_loaders(
     """Return the loaders of each part of the training that is still to come.
 
     Of images or of features, whose cache is short of views at `deadline`; of both, one after the
-    other, where the backbone is trained later and not yet.
+    other, where the backbone is trained later and not yet, and features would not hold.
 
     Raises:
         DatasetError: There is no image to train on.
@@ -138,11 +138,12 @@ def open_loaders(
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
     parts: list[Loaders] = []
-    if data.cache_features and not is_unfrozen:
+    is_renewed = config.training.unfreeze is not None and model.can_renew
+    if data.cache_features and (is_renewed or not is_unfrozen):
         caching = Caching(model, config, accelerator.device, log, deadline)
         views, features = caching.loaders(train, val)
         release = partial(let_go, views, features)
         parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth, release))
-    if not parts or config.training.unfreeze is not None:
+    if not parts or (config.training.unfreeze is not None and not is_renewed):
         parts.append(Loaders(accelerator.prepare_data_loader(train), val, truth))
     return parts

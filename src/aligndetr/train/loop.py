@@ -177,12 +177,16 @@ class Trainer:
         return unfreezing is not None and not self.position.is_unfrozen and share >= unfreezing.at
 
     def _unfreeze(self) -> None:
-        """Train the backbone too from now on, on images; cached features are let go."""
+        """Train the backbone too from now on; cached features that will not hold are let go."""
         self._log.say("training the upper stages of the backbone from now on")
-        cast(Network, self.trained.network).backbone.unfreeze()
-        self._loaders.release()
-        self._loaders = self._last_loaders
+        for network in (self.trained.network, self.trained.evaluated):
+            cast(Network, network).backbone.unfreeze()
         closing_seconds = self._pace.slowdown * self.budget.closing_seconds
+        if self._loaders is not self._last_loaders:
+            self._loaders.release()
+            self._loaders = self._last_loaders
+        elif self.budget.minutes is not None:  # on the same features, which take longer from now on
+            closing_seconds = self._closing_seconds(self._agree(self._try_evaluation())[0])
         self.budget = replace(self.budget, closing_seconds=closing_seconds)
         self._pace = Pace()  # steps are longer for another reason
         self.position = replace(self.position, is_unfrozen=True)
