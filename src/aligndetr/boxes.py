@@ -23,12 +23,17 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat(((top_left + bottom_right) / 2, bottom_right - top_left), dim=-1)
 
 
-def pair_corners(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cxcywh boxes (N, 4) and others (..., M, 4) as xyxy that broadcast to all pairs.
+def pair_corners(boxes: Tensor, others: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cxcywh boxes and those of their images as xyxy that broadcast to all pairs.
 
-    IoU and GIoU of the two are (..., N, M).
+    IoU and GIoU of the two are (R, T, Q).
+
+    Args:
+        boxes: (T, 4).
+        others: (R, B, Q, 4), of B images in R rows.
+        image: (T,) the image of each of `boxes`.
     """
-    return cxcywh_to_xyxy(boxes).unsqueeze(-2), cxcywh_to_xyxy(others).unsqueeze(-3)
+    return cxcywh_to_xyxy(boxes).unsqueeze(-2), cxcywh_to_xyxy(others)[:, image]
 
 
 def iou(boxes_xyxy: Tensor, others_xyxy: Tensor, *, eps: float = 0.0) -> Tensor:

@@ -8,26 +8,39 @@ from aligndetr.boxes import cxcywh_to_xyxy, giou
 from aligndetr.kernels import box_costs
 from aligndetr.kernels.box_costs import UNUSABLE, add_box_costs
 
+COUNTS = (2, 0, 3)
+"""Targets of each image."""
 
-def case(targets: int, queries: int, dtype=torch.float32):
+
+def case(counts: tuple[int, ...], queries: int, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.rand(3, queries, 4, generator=generator, dtype=dtype) * 0.4 + 0.2
+    images, targets = len(counts), sum(counts)
+    boxes = torch.rand(4, images, queries, 4, generator=generator, dtype=dtype) * 0.4 + 0.2
     wanted = torch.rand(targets, 4, generator=generator, dtype=dtype) * 0.4 + 0.2
-    return torch.rand(3, targets, queries, generator=generator, dtype=dtype), boxes, wanted
+    return torch.rand(4, targets, queries, generator=generator, dtype=dtype), boxes, wanted
 
 
-def expected(cost, boxes, targets, eps=0.0):
-    distance = (targets[:, None] - boxes[:, None]).abs().sum(dim=-1)
-    corners = cxcywh_to_xyxy(targets)[:, None], cxcywh_to_xyxy(boxes)[:, None]
-    return cost + 5 * distance - 2 * giou(*corners, eps=eps)
+def expected(cost, boxes, targets, counts, eps=0.0):
+    total = cost.clone()
+    for target, image in enumerate(i for i, count in enumerate(counts) for _ in range(count)):
+        own, others = targets[target], boxes[:, image]
+        distance = (own - others).abs().sum(dim=-1)
+        overlap = giou(cxcywh_to_xyxy(own), cxcywh_to_xyxy(others), eps=eps)
+        total[:, target] += 5 * distance - 2 * overlap
+    return total
 
 
-@pytest.mark.parametrize(("targets", "queries"), [(0, 4), (4, 0), (1, 1)])
-def test_the_smallest_problems(targets, queries) -> None:
-    cost, boxes, wanted = case(targets, queries)
-    found = add_box_costs(cost.clone(), boxes, wanted, weights=(5, 2), eps=0)
+@pytest.mark.parametrize(
+    ("counts", "queries"), [((), 4), ((0,), 4), ((0, 0), 4), ((4,), 0), ((1,), 1)]
+)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_smallest_problems(counts, queries, compiled, monkeypatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(box_costs, "COMPILED", ())
+    cost, boxes, wanted = case(counts, queries)
+    found = add_box_costs(cost.clone(), boxes, wanted, counts=counts, weights=(5, 2), eps=0)
 
-    assert_close(found, expected(cost, boxes, wanted))
+    assert_close(found, expected(cost, boxes, wanted, counts))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -36,14 +49,14 @@ def test_the_smallest_problems(targets, queries) -> None:
 def test_costs_are_their_formula(dtype, eps, compiled, monkeypatch) -> None:
     if not compiled:  # the path of other devices
         monkeypatch.setattr(box_costs, "COMPILED", ())
-    cost, boxes, wanted = case(5, 37, dtype)
-    boxes[0, 0] = wanted[0]  # a perfect box
-    boxes[0, 1, 2:] = 0  # a point
+    cost, boxes, wanted = case(COUNTS, 37, dtype)
+    boxes[0, 0, 0] = wanted[0]  # a perfect box
+    boxes[0, 0, 1, 2:] = 0  # a point
     wanted[1, 2] = 0  # a line
-    wanted[2] = boxes[0, 1]  # the same point
-    found = add_box_costs(cost.clone(), boxes, wanted, weights=(5, 2), eps=eps)
+    wanted[2] = boxes[0, 2, 1] = boxes[0, 0, 1]  # the same point
+    found = add_box_costs(cost.clone(), boxes, wanted, counts=COUNTS, weights=(5, 2), eps=eps)
 
-    assert_close(found, expected(cost, boxes, wanted, eps))
+    assert_close(found, expected(cost, boxes, wanted, COUNTS, eps))
     assert found.isfinite().all()
 
 
@@ -52,10 +65,10 @@ def test_costs_are_their_formula(dtype, eps, compiled, monkeypatch) -> None:
 def test_what_is_no_number_is_unusable(value, compiled, monkeypatch) -> None:
     if not compiled:
         monkeypatch.setattr(box_costs, "COMPILED", ())
-    cost, boxes, wanted = case(2, 4)
-    boxes[1, 2, 0] = value
+    cost, boxes, wanted = case((2,), 4)
+    boxes[1, 0, 2, 0] = value
     cost[0, 1, 3] = value
-    found = add_box_costs(cost, boxes, wanted, weights=(5, 2), eps=0)
+    found = add_box_costs(cost, boxes, wanted, counts=(2,), weights=(5, 2), eps=0)
 
     assert (found[1, :, 2] == UNUSABLE).all()
     assert found[0, 1, 3] == UNUSABLE

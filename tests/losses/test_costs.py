@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -9,18 +11,23 @@ from aligndetr.losses.costs import (
     FocalCost,
     ScoreIoUCost,
     SoftmaxCost,
+    Wanted,
 )
 
 COSTS = [FocalCost(), FocalCost(beta=0.5), SoftmaxCost(), ScoreIoUCost()]
 
 
-def case(targets: int, queries: int = 4):
+IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 1])
+"""The image of each target; the third image has none."""
+
+
+def case(targets: int, queries: int = 4) -> tuple[torch.Tensor, torch.Tensor, Wanted]:
     generator = torch.Generator().manual_seed(targets)
-    logits = torch.randn(2, 3, queries, generator=generator, dtype=torch.float64)
+    logits = torch.randn(2, 3, 3, queries, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, (targets,), generator=generator)
-    boxes = torch.rand(2, queries, 4, generator=generator, dtype=torch.float64) * 0.4 + 0.2
+    boxes = torch.rand(2, 3, queries, 4, generator=generator, dtype=torch.float64) * 0.4 + 0.2
     wanted = torch.rand(targets, 4, generator=generator, dtype=torch.float64) * 0.4 + 0.2
-    return logits, labels, boxes, wanted
+    return logits, boxes, Wanted(wanted, labels, IMAGE[:targets])
 
 
 def focal(s: torch.Tensor) -> torch.Tensor:
@@ -28,34 +35,40 @@ def focal(s: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("cost", COSTS)
-def test_no_queries_cost_nothing(cost) -> None:
-    logits, labels, boxes, wanted = case(2)
-    assert cost(logits[..., :0], labels, boxes[:, :0], wanted).shape == (2, 2, 0)
+@pytest.mark.parametrize(("targets", "queries"), [(2, 0), (0, 4)])
+def test_nothing_costs_nothing(cost, targets, queries) -> None:
+    assert cost(*case(targets, queries)).shape == (2, targets, queries)
 
 
-@pytest.mark.parametrize("targets", [1, 2, 7])  # fewer and more objects than classes
-def test_each_cost_is_its_formula(targets) -> None:
-    logits, labels, boxes, wanted = case(targets)
-    corners = cxcywh_to_xyxy(wanted).unsqueeze(1), cxcywh_to_xyxy(boxes).unsqueeze(1)
-    s = logits.sigmoid()[:, labels]
-    v = (giou(*corners) + 1) / 2
+@pytest.mark.parametrize("classes", [1, 3])  # fewer entries by class than by object, and more
+@pytest.mark.parametrize("targets", [1, 2, 7])
+def test_each_cost_is_its_formula(targets, classes) -> None:
+    logits, boxes, wanted = case(targets)
+    logits = logits[:, :, :classes]
+    wanted = Wanted(wanted.boxes, wanted.labels.clamp(max=classes - 1), wanted.image)
+    for row, target in product(range(2), range(targets)):
+        image, label = wanted.image[target], wanted.labels[target]
+        own = logits[row, image, :, :]
+        corners = cxcywh_to_xyxy(wanted.boxes[target]), cxcywh_to_xyxy(boxes[row, image])
+        s = own[label].sigmoid()
+        same = wanted.boxes[wanted.image == image]
+        others = cxcywh_to_xyxy(same).unsqueeze(1), cxcywh_to_xyxy(boxes[row, image])
+        scaled = (giou(*corners) + 1) / (giou(*others) + 1).max()
 
-    assert_close(FocalCost()(logits, labels, boxes, wanted), focal(s))
-    assert_close(SoftmaxCost()(logits, labels, boxes, wanted), -logits.softmax(1)[:, labels])
-    assert_close(ScoreIoUCost()(logits, labels, boxes, wanted), -s * iou(*corners) ** 4)
-    for row in range(2):
-        scaled = v[row] / v[row].max()
-        assert_close(
-            FocalCost(beta=0.5)(logits, labels, boxes, wanted)[row],
-            focal(s[row] * scaled.sqrt()),
-        )
+        assert_close(FocalCost()(logits, boxes, wanted)[row, target], focal(s))
+        found = FocalCost(beta=0.5)(logits, boxes, wanted)[row, target]
+        assert_close(found, focal(s * scaled.sqrt()))
+        found = SoftmaxCost()(logits, boxes, wanted)[row, target]
+        assert_close(found, -own.softmax(0)[label])
+        found = ScoreIoUCost()(logits, boxes, wanted)[row, target]
+        assert_close(found, -s * iou(*corners) ** 4)
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_inputs_are_left_as_they_were(cost) -> None:
-    logits, labels, boxes, wanted = case(2)
+    logits, boxes, wanted = case(2)
     before = logits.clone()
-    cost(logits, labels, boxes, wanted)
+    cost(logits, boxes, wanted)
 
     assert torch.equal(logits, before)
 

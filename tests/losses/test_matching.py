@@ -78,7 +78,7 @@ def test_no_queries_match_nothing() -> None:
 def test_one_object_gets_its_cheapest_query() -> None:
     stack, targets = random_stack((1, 1, 6, 3)), random_targets((1,), 3)
     (pairs,) = Matcher()([stack], targets)
-    cost = Matcher().cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
+    cost = Matcher().cost(stack.logits, stack.boxes, targets)[0]
 
     assert triples(pairs) == [(0, 0, int(cost.argmin()))]
 
@@ -88,7 +88,7 @@ def test_the_cost_of_each_pair_equals_the_published_formula(count) -> None:
     matcher = Matcher(score=FocalCost(alpha=0.3, gamma=1.5), class_cost=1.5, l1=4, giou=3)
     stack, targets = random_stack((1, 1, 5, 4)), random_targets((count,), 4)
     logits, boxes = stack.logits[0, 0], stack.boxes[0, 0]
-    cost = matcher.cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
+    cost = matcher.cost(stack.logits, stack.boxes, targets)[0]
 
     expected = [
         [
@@ -232,7 +232,7 @@ def test_predictions_that_are_not_finite_are_the_last_to_be_matched(value) -> No
     stack.boxes[0, 0, 1] = value
     stack.logits[0, 0, 4] = math.nan
     (pairs,) = Matcher()([stack], targets)
-    cost = Matcher().cost(stack.logits[0], stack.boxes[0], targets.boxes, targets.labels)[0]
+    cost = Matcher().cost(stack.logits, stack.boxes, targets)[0]
 
     assert sorted(pairs.query.tolist()) == [0, 2, 3, 5]
     assert (cost[:, [1, 4]] == UNUSABLE).all()
@@ -249,7 +249,7 @@ def test_an_output_of_nan_is_still_matched() -> None:
 @pytest.mark.parametrize("size", [80.0, 200.0])
 def test_costs_of_extreme_logits_are_finite(size) -> None:
     targets = random_targets((2,), 3)
-    logits = torch.tensor([[[size, -size, 0.0], [-size, size, size]]])
-    cost = Matcher().cost(logits, torch.rand(1, 2, 4), targets.boxes, targets.labels)
+    logits = torch.tensor([[[[size, -size, 0.0], [-size, size, size]]]])
+    cost = Matcher().cost(logits, torch.rand(1, 1, 2, 4), targets)
 
     assert (cost.abs() < 100).all()

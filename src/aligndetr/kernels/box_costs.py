@@ -1,6 +1,7 @@
 """What matching pays for boxes: the L1 distance and the GIoU of all predictions and targets."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aligndetr.boxes import SMALLEST_AREA, cxcywh_to_xyxy, giou, pair_corners
+from aligndetr.devices import from_host
 from aligndetr.kernels.threads import run
 
 UNUSABLE = 1e9
@@ -17,31 +19,61 @@ COMPILED = (torch.float32, torch.float64)
 
 
 def add_box_costs(
-    cost: Tensor, boxes: Tensor, targets: Tensor, *, weights: tuple[float, float], eps: float
+    cost: Tensor,
+    boxes: Tensor,
+    targets: Tensor,
+    *,
+    counts: Sequence[int],
+    weights: tuple[float, float],
+    eps: float,
 ) -> Tensor:
     """Return cost + l1 * |box - target| - giou * GIoU, `UNUSABLE` where that is no number.
 
     Args:
-        cost: (R, M, Q), which may be written to.
-        boxes: (R, Q, 4) cxcywh, predictions of R rows.
-        targets: (M, 4) cxcywh, of the same dtype.
+        cost: (R, T, Q) of each target and the predictions of its image; may be written to.
+        boxes: (R, B, Q, 4) cxcywh, predictions for B images in R rows.
+        targets: (T, 4) cxcywh, of the same dtype, image after image.
+        counts: Targets of each image.
         weights: l1 and giou.
         eps: Added to areas in the GIoU; 0 is exact.
     """
     if cost.device.type == "cpu" and cost.dtype in COMPILED and cost.dtype == boxes.dtype:
-        return _compiled_costs(cost.contiguous(), boxes, targets, weights, eps)
-    distance = torch.cdist(targets.expand(len(boxes), -1, -1), boxes, p=1)
-    cost = cost + weights[0] * distance - weights[1] * giou(*pair_corners(targets, boxes), eps=eps)
+        return _compiled_costs(cost.contiguous(), boxes, targets, counts, (*weights, eps))
+    image = image_of(counts, targets.device)
+    distance = (boxes[:, image] - targets.unsqueeze(-2)).abs().sum(dim=-1)
+    overlap = giou(*pair_corners(targets, boxes, image), eps=eps)
+    cost = cost + weights[0] * distance - weights[1] * overlap
     return cost.nan_to_num(UNUSABLE, UNUSABLE, UNUSABLE)
 
 
+def image_of(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Return the image (T,) of each target, given how many targets each image has."""
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    return from_host(image, device)
+
+
 def _compiled_costs(
-    cost: Tensor, boxes: Tensor, targets: Tensor, weights: tuple[float, float], eps: float
+    cost: Tensor,
+    boxes: Tensor,
+    targets: Tensor,
+    counts: Sequence[int],
+    numbers: tuple[float, float, float],
 ) -> Tensor:
-    found, wanted, numbers = _planes(boxes).numpy(), _planes(targets).numpy(), cost.numpy()
-    options = np.array([*weights, eps, SMALLEST_AREA, UNUSABLE, 0, 1], numbers.dtype)
-    kernel = _kernel(numbers.dtype)
-    run(lambda row: kernel(numbers[row], found[row], wanted, options), range(len(numbers)))
+    found, wanted, costs = _planes(boxes).numpy(), _planes(targets).numpy(), cost.numpy()
+    options = np.array([*numbers, SMALLEST_AREA, UNUSABLE, 0, 1], costs.dtype)
+    kernel, stops = _kernel(costs.dtype), np.cumsum(counts, dtype=np.int64)
+    own = {
+        image: slice(stop - count, stop)
+        for image, (stop, count) in enumerate(zip(stops, counts, strict=True))
+        if count
+    }
+    planes = {image: np.ascontiguousarray(wanted[:, span]) for image, span in own.items()}
+
+    def work(task: tuple[int, int]) -> None:
+        row, image = task
+        kernel(costs[row, own[image]], found[row, image], planes[image], options)
+
+    run(work, list(itertools.product(range(len(costs)), own)))
     return cost
 
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from aligndetr.devices import from_host
 from aligndetr.kernels.assignment import Pairs, solve_all
-from aligndetr.kernels.box_costs import add_box_costs
-from aligndetr.kernels.chunks import chunk_rows
-from aligndetr.losses.costs import AnyScoreCost, FocalCost
+from aligndetr.kernels.box_costs import add_box_costs, image_of
+from aligndetr.kernels.chunks import chunk_rows, chunk_spans
+from aligndetr.losses.costs import AnyScoreCost, FocalCost, Wanted
 from aligndetr.settings import Settings
 from aligndetr.types import Assignment, Targets
 
@@ -49,17 +50,49 @@ class Stack:
         """Queries of one block."""
         return self.logits.shape[2] // self.blocks
 
-    def image(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return logits (N * blocks, Q / blocks, C) and boxes (.., 4) of one image."""
-        logits, boxes = self.logits[:, index], self.boxes[:, index]
-        shape = (len(self.positives) * self.blocks, self.block_queries)
-        return logits.reshape(*shape, logits.shape[-1]), boxes.reshape(*shape, 4)
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return logits (N * blocks, B, Q / blocks, C) and boxes (.., 4)."""
+        logits, boxes = (
+            values.unflatten(2, (self.blocks, self.block_queries)).transpose(1, 2).flatten(0, 1)
+            for values in (self.logits, self.boxes)
+        )
+        return logits, boxes
 
     def repeats(self, count: int) -> list[int]:
         """Return how often each of `count` objects of an image is matched: N * blocks numbers."""
         most = self.block_queries // (2 * count)
         layers = [self.copies * max(1, min(k, most)) for k in self.positives]
         return [repeat for repeat in layers for _ in range(self.blocks)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One assignment problem: which image and row of a stack, and its costs (M, Q / blocks)."""
+
+    image: int
+    row: int
+    costs: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs (r, T, Q / blocks) of some rows and images of a stack, of which the first are given.
+
+    `counts` are the targets of each of these images.
+    """
+
+    values: Tensor
+    row: int
+    image: int
+    counts: tuple[int, ...]
+
+    def split(self, flat: Tensor) -> Iterator[Problem]:
+        """Yield the problems, given the values on the CPU, flat."""
+        array, start = flat.view(self.values.shape).numpy(), 0
+        for image, count in enumerate(self.counts, self.image):
+            for row, costs in enumerate(array[:, start : start + count] if count else (), self.row):
+                yield Problem(image, row, costs)
+            start += count
 
 
 class Matcher(Settings):
@@ -81,59 +114,73 @@ class Matcher(Settings):
         `image` counts layer * B + image, as the rows of `stack.logits.flatten(0, 1)` do, and
         pairs are ordered by image, target and query. There is one device-to-host copy for all.
         """
-        chunks = [chunk for stack in stacks for chunk in self._costs(stack, targets)]
-        nothing = targets.boxes.new_empty(0)
-        host = torch.cat([*(chunk.flatten() for chunk in chunks), nothing]).cpu()
-        flat = host.split([chunk.numel() for chunk in chunks])
-        problems = [
-            problem
-            for costs, chunk in zip(flat, chunks, strict=True)
-            for problem in costs.view(chunk.shape).numpy()
-        ]
+        parts = [list(self._parts(stack, targets)) for stack in stacks]
+        problems = _problems(parts)
         repeats = [
-            repeat
-            for stack in stacks
-            for count in targets.counts
-            if count
-            for repeat in stack.repeats(count)
+            stack.repeats(len(problem.costs))[problem.row]
+            for stack, own in zip(stacks, problems, strict=True)
+            for problem in own
         ]
-        solved = iter(solve_all(problems, repeats))
-        return [_assignment(stack, targets, solved) for stack in stacks]
+        solved = iter(solve_all([problem.costs for own in problems for problem in own], repeats))
+        return [
+            _assignment(stack, targets, [(problem, next(solved)) for problem in own])
+            for stack, own in zip(stacks, problems, strict=True)
+        ]
 
     @torch.no_grad()
-    def cost(self, logits: Tensor, boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        """Return the cost (R, M, Q) of each target of one image for each prediction.
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Return the cost (R, T, Q) of each target for each prediction for its image.
 
-        Given logits (R, Q, C), boxes (R, Q, 4), targets (M, 4) and labels (M,).
+        Given logits (R, B, Q, C) and boxes (R, B, Q, 4) of R rows, and the targets of B images.
         """
-        targets = targets.to(boxes.dtype)
-        cost = self.class_cost * self.score(logits.transpose(1, 2), labels, boxes, targets)
-        weights = (self.l1, self.giou)
-        return add_box_costs(cost.to(boxes.dtype), boxes, targets, weights=weights, eps=self.eps)
+        image = image_of(targets.counts, boxes.device)
+        wanted = Wanted(targets.boxes.to(boxes.dtype), targets.labels, image)
+        cost = self.class_cost * self.score(logits.transpose(2, 3), boxes, wanted)
+        return add_box_costs(
+            cost.to(boxes.dtype),
+            boxes,
+            wanted.boxes,
+            counts=targets.counts,
+            weights=(self.l1, self.giou),
+            eps=self.eps,
+        )
 
-    def _costs(self, stack: Stack, targets: Targets) -> Iterator[Tensor]:
-        """Yield the costs of image after image, as chunks of whole (M, Q / blocks) problems."""
-        labels = stack.labels(targets)
-        for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
-            if count == 0:
-                continue
-            logits, boxes = stack.image(index)
-            own = slice(start, start + count)
-            rows = chunk_rows(logits, stack.block_queries * count)
-            for few_logits, few_boxes in zip(logits.split(rows), boxes.split(rows), strict=True):
-                yield self.cost(few_logits, few_boxes, targets.boxes[own], labels[own])
+    def _parts(self, stack: Stack, targets: Targets) -> Iterator[Costs]:
+        """Yield the costs of few images and rows at a time, image after image."""
+        logits, boxes = stack.rows()
+        labels, queries = stack.labels(targets), stack.block_queries
+        for images in chunk_spans(targets.counts, len(logits) * queries, logits.device):
+            counts, start = targets.counts[images], targets.offsets[images.start]
+            own = slice(start, start + sum(counts))
+            wanted = Targets(targets.boxes[own], labels[own], counts)
+            rows = chunk_rows(logits, queries * len(wanted))
+            for row in range(0, len(logits), rows):
+                few = slice(row, row + rows)
+                values = self.cost(logits[few, images], boxes[few, images], wanted)
+                yield Costs(values, row, images.start, counts)
 
 
-def _assignment(stack: Stack, targets: Targets, solved: Iterator[Pairs]) -> Assignment:
-    """Return the pairs of one stack, taking its problems from `solved` in the order of `_costs`."""
-    layers, images, queries, _ = stack.logits.shape
+def _problems(parts: Sequence[Sequence[Costs]]) -> list[list[Problem]]:
+    """Return the problems of each stack, whose costs travel to the host together."""
+    values = [costs.values for part in parts for costs in part]
+    if not values:
+        return [[] for _ in parts]
+    flat = torch.cat([value.flatten() for value in values]).cpu()
+    host = iter(flat.split([value.numel() for value in values]))
+    return [[problem for costs in part for problem in costs.split(next(host))] for part in parts]
+
+
+def _assignment(
+    stack: Stack, targets: Targets, solved: Sequence[tuple[Problem, Pairs]]
+) -> Assignment:
+    """Return the pairs of one stack, given those of its problems."""
+    _, images, queries, _ = stack.logits.shape
+    offsets = targets.offsets
     keys = [np.empty(0, np.int64)]  # of all three indices, so that one sort orders the pairs
-    for index, (start, count) in enumerate(zip(targets.offsets, targets.counts, strict=True)):
-        for layer in range(layers if count else 0):
-            for block in range(stack.blocks):
-                target, query = next(solved)
-                row = (layer * images + index) * len(targets) + start + target
-                keys.append(row * queries + block * stack.block_queries + query)
+    for problem, (target, query) in solved:
+        layer, block = divmod(problem.row, stack.blocks)
+        row = (layer * images + problem.image) * len(targets) + offsets[problem.image] + target
+        keys.append(row * queries + block * stack.block_queries + query)
     ordered = from_host(torch.from_numpy(np.sort(np.concatenate(keys))), stack.logits.device)
     rows, query = ordered // max(queries, 1), ordered % max(queries, 1)
     return Assignment(rows // max(len(targets), 1), query, rows % max(len(targets), 1))
