@@ -154,7 +154,8 @@ def training_step(
     """Take a training step of one of our networks, plain or distributed, and return its loss."""
     losses = config.criterion(network(images, targets), targets)
     loss = torch.stack(list(losses.values())).sum()
-    return update(loss, list(network.parameters()), optimizer, config.training.clip_norm)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return update(loss, weights, optimizer, config.training.clip_norm)
 
 
 def update(

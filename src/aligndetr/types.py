@@ -170,7 +170,7 @@ class Memory:
     `tokens` (B, S, D); `position` (B, S, D) their positional embedding, behind a row-column encoder
     (B, S, 2, D), of x and of y; `padding` (B, S) or None
     when nothing is padded; `shapes` the (height, width) of each of the L levels;
-    `valid_ratios` (B, L, 2) the unpadded share of each level's (width, height).
+    `valid_ratios` (B, L, 2) the unpadded share of each level's (width, height), 1 without padding.
     """
 
     tokens: Tensor

@@ -128,14 +128,15 @@ def test_references_are_taken_to_every_level_by_its_own_ratio(size: int):
     part, place = reading("deformable"), place_for("deformable", size)
     assert isinstance(part, DeformableReading)
     ratios = torch.tensor([[[0.5, 0.75], [0.6, 1.0]], [[1.0, 1.0], [1.0, 1.0]]])
-    memory = replace(memory_for("deformable"), valid_ratios=ratios)
+    memory = replace(memory_for("deformable", is_padded=True), valid_ratios=ratios)
+    assert memory.padding is not None
     assert place.reference is not None
     on_levels = torch.stack(
         [place.reference * ratios[:, level, None].repeat(1, 1, size // 2) for level in (0, 1)],
         dim=2,
     )
     expected = part.attention(
-        states() + place.position, on_levels, memory.tokens, memory.shapes, None
+        states() + place.position, on_levels, memory.tokens, memory.shapes, memory.padding
     )
     torch.testing.assert_close(part(states(), place, memory), expected)
 

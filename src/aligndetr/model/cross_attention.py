@@ -10,7 +10,7 @@ from aligndetr.layers.deformable import DeformableAttention
 from aligndetr.layers.full import FullAttention, GaussianAttention
 from aligndetr.layers.row_column import RowColumnAttention
 from aligndetr.model.encoder import read_map
-from aligndetr.model.places import Place
+from aligndetr.model.places import Place, on_levels
 from aligndetr.types import Memory
 
 
@@ -86,10 +86,9 @@ class DeformableReading(nn.Module):
     def forward(self, x: Tensor, place: Place, memory: Memory) -> Tensor:
         """Return what the queries read."""
         assert place.reference is not None
-        ratios = memory.valid_ratios.repeat(1, 1, place.reference.shape[-1] // 2)
-        on_levels = place.reference[:, :, None] * ratios[:, None]  # (B, Q, L, 2 or 4)
+        reference = on_levels(place.reference, memory)
         return self.attention(
-            x + place.position, on_levels, memory.tokens, memory.shapes, memory.padding
+            x + place.position, reference, memory.tokens, memory.shapes, memory.padding
         )
 
 

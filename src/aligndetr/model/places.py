@@ -97,7 +97,7 @@ class Places(nn.Module):
         """Return the places for states x (B, Q, D) before the layer at `depth`."""
         seen = reference
         if self.on_padded and reference is not None:
-            seen = reference * memory.valid_ratios[:, :1].repeat(1, 1, reference.shape[-1] // 2)
+            seen = on_levels(reference, memory)[:, :, 0]
         position = self.positions(depth, x, seen, given)
         return Place(position, reference, self._guide(depth, x, reference))
 
@@ -110,3 +110,15 @@ class Places(nn.Module):
                 return self.guide(reference[..., :2])
             case _:
                 return None
+
+
+def on_levels(reference: Tensor, memory: Memory) -> Tensor:
+    """Return references (B, Q, 2 or 4) relative to each of the L padded levels, (B, Q, L, 2 or 4).
+
+    Where nothing is padded they are a view that repeats the reference.
+    """
+    repeated = reference.unsqueeze(2).expand(-1, -1, len(memory.shapes), -1)
+    if memory.padding is None:
+        return repeated
+    ratios = memory.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
+    return repeated * ratios.unsqueeze(1)

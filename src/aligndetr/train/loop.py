@@ -87,6 +87,7 @@ class Trainer:
         self.position = Position()
         self.budget = Budget(epochs=training.epochs)
         self._model, self._optimizer = accelerator.prepare(model, self.trained.optimizer)
+        self._parameters = list(self._model.parameters())  # going through modules takes a while
         self._config, self._out = config, out
         self._loaders, self._last_loaders = parts[0], parts[-1]
         self._accelerator, self._log = accelerator, log
@@ -203,8 +204,8 @@ class Trainer:
         return terms
 
     def _update(self) -> None:
-        parameters, limit = self._model.parameters(), self._config.training.clip_norm
-        norm = self._accelerator.clip_grad_norm_(parameters, limit)
+        limit = self._config.training.clip_norm
+        norm = self._accelerator.clip_grad_norm_(self._parameters, limit)
         assert norm is not None
         self._finite.conclude(norm, step=self.position.step)
         self._optimizer.step()
