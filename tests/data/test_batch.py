@@ -1,3 +1,6 @@
+import gc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +233,18 @@ def test_accelerate_gives_each_process_its_own_batches(dataset):
     parts = [[ids for ids, _ in batches(shard, 3)] for shard in shards]
     assert parts == [[whole[0]], [whole[1]]]
     assert not same(batches(shards[0], 4), batches(shards[0], 3))
+
+
+def frozen_objects(pixels, boxes, labels):
+    return torch.full_like(pixels, gc.get_freeze_count(), dtype=torch.float32), boxes, labels
+
+
+def test_collections_in_a_worker_leave_alone_what_it_shares_with_its_parent(dataset):
+    """A full one would write to every object of the parent, and so copy them all."""
+    watched = replace(dataset, transform=frozen_objects)
+    (batch, *_) = evaluation_loader(watched, batch_size=1, workers=1)
+    assert batch.images.pixels.max() > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_error_in_a_worker_reaches_the_user(dataset, tmp_path):

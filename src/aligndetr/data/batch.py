@@ -6,6 +6,7 @@ workers, nor on what ran before. That makes an interrupted run continue exactly.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol, cast
@@ -205,10 +206,20 @@ def _loader(
         collate_fn=partial(collate, size=pad_to),
         drop_last=drop_last,
         persistent_workers=workers > 0,
+        worker_init_fn=begin_worker,
         pin_memory=accelerator is not None and accelerator.type != "mps",
         # Its own: else every epoch takes a number from torch's global one.
         generator=torch.Generator(),
     )
+
+
+def begin_worker(_: int) -> None:
+    """Let a worker's garbage collection leave alone what it shares with its parent.
+
+    A full collection writes to every object that it looks at, and so makes a copy of them all:
+    120 MiB in every worker of a training.
+    """
+    gc.freeze()
 
 
 def _by_aspect_ratio(annotations: Annotations) -> list[int]:

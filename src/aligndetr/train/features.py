@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aligndetr.config.schema import AnyConfig, Data
 from aligndetr.data.annotations import Annotations
-from aligndetr.data.batch import EpochSampler, collate, input_sizes
+from aligndetr.data.batch import EpochSampler, begin_worker, collate, input_sizes
 from aligndetr.data.dataset import DetectionDataset, Draw
 from aligndetr.errors import ConfigError
 from aligndetr.model.build import Network
@@ -103,6 +103,7 @@ def cache_training(
         sampler=draws,
         num_workers=data.workers,
         collate_fn=collate,
+        worker_init_fn=begin_worker,
     )
     room = Room(keeper, images)
     done, wanted = 0, len(draws)
