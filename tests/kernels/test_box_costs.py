@@ -20,6 +20,11 @@ def case(counts: tuple[int, ...], queries: int, dtype=torch.float32):
     return torch.rand(4, targets, queries, generator=generator, dtype=dtype), boxes, wanted
 
 
+def with_box_costs(cost, boxes, targets, counts, eps=0.0):
+    image = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)]).long()
+    return add_box_costs(cost, boxes, targets, image=image, counts=counts, weights=(5, 2), eps=eps)
+
+
 def expected(cost, boxes, targets, counts, eps=0.0):
     total = cost.clone()
     for target, image in enumerate(i for i, count in enumerate(counts) for _ in range(count)):
@@ -38,7 +43,7 @@ def test_the_smallest_problems(counts, queries, compiled, monkeypatch) -> None:
     if not compiled:
         monkeypatch.setattr(box_costs, "COMPILED", ())
     cost, boxes, wanted = case(counts, queries)
-    found = add_box_costs(cost.clone(), boxes, wanted, counts=counts, weights=(5, 2), eps=0)
+    found = with_box_costs(cost.clone(), boxes, wanted, counts)
 
     assert_close(found, expected(cost, boxes, wanted, counts))
 
@@ -54,7 +59,7 @@ def test_costs_are_their_formula(dtype, eps, compiled, monkeypatch) -> None:
     boxes[0, 0, 1, 2:] = 0  # a point
     wanted[1, 2] = 0  # a line
     wanted[2] = boxes[0, 2, 1] = boxes[0, 0, 1]  # the same point
-    found = add_box_costs(cost.clone(), boxes, wanted, counts=COUNTS, weights=(5, 2), eps=eps)
+    found = with_box_costs(cost.clone(), boxes, wanted, COUNTS, eps)
 
     assert_close(found, expected(cost, boxes, wanted, COUNTS, eps))
     assert found.isfinite().all()
@@ -68,7 +73,7 @@ def test_what_is_no_number_is_unusable(value, compiled, monkeypatch) -> None:
     cost, boxes, wanted = case((2,), 4)
     boxes[1, 0, 2, 0] = value
     cost[0, 1, 3] = value
-    found = add_box_costs(cost, boxes, wanted, counts=(2,), weights=(5, 2), eps=0)
+    found = with_box_costs(cost, boxes, wanted, (2,))
 
     assert (found[1, :, 2] == UNUSABLE).all()
     assert found[0, 1, 3] == UNUSABLE

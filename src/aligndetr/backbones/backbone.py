@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from aligndetr.backbones.cutting import can_be_cut, upper_part
+from aligndetr.backbones.depthwise import DepthwiseConv2d, with_fast_depthwise
 from aligndetr.backbones.folding import Folding, has_statistics
 from aligndetr.backbones.fusing import fused
 from aligndetr.errors import ConfigError
@@ -56,6 +57,7 @@ class Backbone(nn.Module):
         super().__init__()
         if norm == "frozen":
             network = freeze_batch_norm_2d(network)
+        network = with_fast_depthwise(network)
         info: Any = network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.has_channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
@@ -75,8 +77,11 @@ class Backbone(nn.Module):
             )
         self._parts = tuple(network.modules())
         self._has_statistics = any(map(has_statistics, self._parts))
-        self._is_depthwise = any(
-            isinstance(part, nn.Conv2d) and part.groups > 1 for part in self._parts
+        self._is_slow_in_bf16 = any(
+            isinstance(part, nn.Conv2d)
+            and part.groups > 1
+            and not isinstance(part, DepthwiseConv2d)
+            for part in self._parts
         )
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
@@ -209,8 +214,8 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:
-        """Whether bf16 pays: on a CPU not for the backward of depthwise convolutions."""
-        return device.type != "cpu" or not torch.is_grad_enabled() or not self._is_depthwise
+        """Whether bf16 pays: on a CPU not for the backward of convolutions in groups."""
+        return device.type != "cpu" or not torch.is_grad_enabled() or not self._is_slow_in_bf16
 
 
 def _padded(images: ImageBatch, multiple: int) -> ImageBatch:

@@ -13,6 +13,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from aligndetr.backbones.depthwise import DepthwiseConv2d
+
 TRIAL_SHAPE = (2, 3, 64, 96)
 """Of the images on which both networks have to agree, ..."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -35,7 +37,9 @@ class FusedConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, activation: Activation) -> None:
         """Take a convolution and what follows it."""
         super().__init__()
-        self._is_same = isinstance(convolution, Conv2dSame)
+        self._is_same = isinstance(convolution, Conv2dSame) or (
+            isinstance(convolution, DepthwiseConv2d) and convolution.is_same
+        )
         self._kernel = convolution.kernel_size
         self._stride, self._dilation = convolution.stride, convolution.dilation
         self._name, self._numbers = activation
@@ -148,7 +152,7 @@ def _layer(module: nn.Module, node: fx.Node) -> nn.Module | None:
 def _is_plain(layer: nn.Module | None) -> bool:
     """Whether a layer is a convolution whose padding is zeros."""
     return (
-        type(layer) in (nn.Conv2d, Conv2dSame)
+        type(layer) in (nn.Conv2d, Conv2dSame, DepthwiseConv2d)
         and isinstance(layer, nn.Conv2d)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from aligndetr.boxes import SMALLEST_AREA, cxcywh_to_xyxy, giou, pair_corners
-from aligndetr.devices import from_host
 from aligndetr.kernels.threads import run
 
 UNUSABLE = 1e9
@@ -23,6 +22,7 @@ def add_box_costs(
     boxes: Tensor,
     targets: Tensor,
     *,
+    image: Tensor,
     counts: Sequence[int],
     weights: tuple[float, float],
     eps: float,
@@ -33,23 +33,17 @@ def add_box_costs(
         cost: (R, T, Q) of each target and the predictions of its image; may be written to.
         boxes: (R, B, Q, 4) cxcywh, predictions for B images in R rows.
         targets: (T, 4) cxcywh, of the same dtype, image after image.
-        counts: Targets of each image.
+        image: (T,) the image of each target.
+        counts: Targets of each image: the same, known to the host.
         weights: l1 and giou.
         eps: Added to areas in the GIoU; 0 is exact.
     """
     if cost.device.type == "cpu" and cost.dtype in COMPILED and cost.dtype == boxes.dtype:
         return _compiled_costs(cost.contiguous(), boxes, targets, counts, (*weights, eps))
-    image = image_of(counts, targets.device)
     distance = (boxes[:, image] - targets.unsqueeze(-2)).abs().sum(dim=-1)
     overlap = giou(*pair_corners(targets, boxes, image), eps=eps)
     cost = cost + weights[0] * distance - weights[1] * overlap
     return cost.nan_to_num(UNUSABLE, UNUSABLE, UNUSABLE)
-
-
-def image_of(counts: Sequence[int], device: torch.device) -> Tensor:
-    """Return the image (T,) of each target, given how many targets each image has."""
-    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
-    return from_host(image, device)
 
 
 def _compiled_costs(

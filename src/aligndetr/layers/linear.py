@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aligndetr.kernels.eager import is_eager
+
 SMALL = 1 << 14
 """Numbers of an input below which finding the way takes longer than oneDNN saves."""
 LARGE = 1 << 19
@@ -137,20 +139,8 @@ def _onednn_type(x: Tensor, weight: Tensor, *, is_large: bool) -> torch.dtype | 
     Numbers have to be computed at once, on a CPU, and there must be enough of them. Of bfloat16
     there is the product of pixels alone, for autocast.
     """
-    is_plain = (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.numel() >= SMALL
-        and len(weight) > 0
-        and type(x) is Tensor  # fake tensors and others with a meaning of their own are not
-        and type(weight) in (Tensor, nn.Parameter)
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
-        and torch.autograd.forward_ad._current_level < 0  # pyright: ignore[reportPrivateUsage]
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-    )
-    if not is_plain:
+    is_compiled = torch.compiler.is_compiling()  # its code would be for this number of rows alone
+    if is_compiled or x.numel() < SMALL or len(weight) == 0 or not is_eager(x, weight):
         return None
     if torch.is_autocast_enabled("cpu"):
         known, dtype = (torch.float32, torch.bfloat16), torch.get_autocast_dtype("cpu")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aligndetr.devices import from_host
 from aligndetr.kernels.assignment import Pairs, solve_all
-from aligndetr.kernels.box_costs import add_box_costs, image_of
+from aligndetr.kernels.box_costs import add_box_costs
 from aligndetr.kernels.chunks import chunk_rows, chunk_spans
 from aligndetr.losses.costs import AnyScoreCost, FocalCost, Wanted
 from aligndetr.settings import Settings
@@ -133,13 +133,16 @@ class Matcher(Settings):
 
         Given logits (R, B, Q, C) and boxes (R, B, Q, 4) of R rows, and the targets of B images.
         """
-        image = image_of(targets.counts, boxes.device)
+        images = torch.arange(len(targets.counts))
+        image = images.repeat_interleave(torch.tensor(targets.counts, dtype=torch.int64))
+        image = from_host(image, boxes.device)
         wanted = Wanted(targets.boxes.to(boxes.dtype), targets.labels, image)
         cost = self.class_cost * self.score(logits.transpose(2, 3), boxes, wanted)
         return add_box_costs(
             cost.to(boxes.dtype),
             boxes,
             wanted.boxes,
+            image=image,
             counts=targets.counts,
             weights=(self.l1, self.giou),
             eps=self.eps,
