@@ -46,7 +46,7 @@ SWIN = {
 }  # fmt: skip
 
 
-def test_options_reach_the_timm_model():
+def swin():
     network, _ = create_backbone(
         "swin_tiny_patch4_window7_224",
         strides=(8, 32),
@@ -54,6 +54,11 @@ def test_options_reach_the_timm_model():
         source=None,
         arguments=SWIN,
     )
+    return network
+
+
+def test_options_reach_the_timm_model():
+    network = swin()
     backbone = Backbone(network, freeze=0, norm="frozen")
     assert backbone.channels == (32, 128)
     assert sum(parameter.numel() for parameter in backbone.parameters()) < 1e6
@@ -271,12 +276,6 @@ def test_a_backbone_that_is_unfrozen_later_renews_from_then_on():
 
 
 def test_a_channels_last_network_renews_nothing():
-    network, _ = create_backbone(
-        "swin_tiny_patch4_window7_224",
-        strides=(8, 32),
-        output_stride=None,
-        source=None,
-        arguments=SWIN,
-    )
+    network = swin()
     backbone = Backbone(network, freeze=2, norm="frozen")
     assert not backbone.can_renew
