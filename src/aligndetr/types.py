@@ -125,25 +125,27 @@ class Features:
     """Backbone maps of a batch of images, finest first: the detector takes them for images.
 
     `levels` of (B, C_l, H_l, W_l); `padding` (B, H, W) and `sizes` (B, 2) as in ImageBatch;
-    `input_size` (H, W) of the pixels that they were computed from, where that is known.
+    `input_size` (H, W) of the pixels that they were computed from, where that is known; `is_kept`
+    says that stages may have been trained since: a detector makes the maps of those anew.
     """
 
     levels: tuple[Tensor, ...]
     padding: Tensor | None
     sizes: Tensor
     input_size: tuple[int, int] | None = None
+    is_kept: bool = False
 
     def pin_memory(self) -> Features:
         """Return the features in page-locked memory."""
         padding = None if self.padding is None else self.padding.pin_memory()
         levels = tuple(level.pin_memory() for level in self.levels)
-        return Features(levels, padding, self.sizes.pin_memory(), self.input_size)
+        return replace(self, levels=levels, padding=padding, sizes=self.sizes.pin_memory())
 
     def to(self, device: torch.device) -> Features:
         """Return the features on `device`."""
         padding = None if self.padding is None else moved(self.padding, device)
         levels = tuple(moved(level, device) for level in self.levels)
-        return Features(levels, padding, moved(self.sizes, device), self.input_size)
+        return replace(self, levels=levels, padding=padding, sizes=moved(self.sizes, device))
 
 
 @dataclass(frozen=True)

@@ -279,3 +279,37 @@ def test_a_channels_last_network_renews_nothing():
     network = swin()
     backbone = Backbone(network, freeze=2, norm="frozen")
     assert not backbone.can_renew
+
+
+@pytest.mark.parametrize("starts_in", ["training", "evaluation"])
+def test_dropout_of_renewed_maps_follows_the_mode(starts_in: str):
+    network, _ = create_backbone(
+        "pvt_v2_b0",
+        strides=(8, 16, 32),
+        output_stride=None,
+        source=None,
+        arguments={"attn_drop_rate": 0.5},
+    )
+    backbone = Backbone(network, freeze=2, norm="frozen").train(starts_in == "training")
+    features = backbone(batch())
+    assert backbone.can_renew
+    backbone.renew(features)
+    for is_training in (True, False):
+        backbone.train(is_training)
+        once, twice = (backbone.renew(features).levels[-1] for _ in range(2))
+        assert once.equal(twice) != is_training
+
+
+def test_renewed_maps_follow_parameters_that_are_replaced():
+    torch.manual_seed(0)
+    network, _ = create_backbone("convnext_atto", strides=(8, 16), output_stride=None, source=None)
+    backbone = Backbone(network, freeze=2, norm="frozen").eval()
+    backbone.renew(backbone(batch()))
+    tripled = {
+        name: tensor * (1e6 if name.endswith("gamma") and "stages_2" in name else 1)
+        for name, tensor in backbone.state_dict().items()
+    }
+    backbone.load_state_dict(tripled, assign=True)
+    features = backbone(batch())
+    found = backbone.renew(features).levels[-1]
+    assert (found - features.levels[-1]).norm() <= 1e-4 * found.norm()

@@ -65,6 +65,30 @@ def test_networks_that_it_would_get_wrong_are_not_cut(kind: str, is_possible: bo
     assert can_be_cut(Reader(kind), 0) == is_possible
 
 
+class Moody(nn.Module):
+    """Its code asks for the mode, as functions with a dropout do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 2, stride=2)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        below = self.first(image)
+        return [below, below * (2.0 if self.training else 3.0)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_part_is_of_the_mode_that_the_network_has(training: bool) -> None:
+    network = Moody().train(training)
+    below, upper = network(torch.rand(1, 3, 4, 4))
+    (found,) = upper_part(network, 0)(below)
+    assert found.equal(upper)
+
+
+def test_weights_without_numbers_cannot_be_tried() -> None:
+    assert not can_be_cut(extractor("resnet18").to("meta"), 1)
+
+
 def test_looking_leaves_the_network_alone() -> None:
     network = extractor("resnet18").train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -27,7 +27,8 @@ def test_images_without_anything_need_no_chunk(counts) -> None:
 def test_spans_have_as_many_images_as_fit_but_one_at_least() -> None:
     half = CACHE_ELEMENTS // 2
     spans = list(chunk_spans((1, 1, 1, 0, 3, 0, 1, 0), half, CPU))
-    assert spans == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+    assert spans == [slice(0, 2), slice(2, 3), slice(4, 5), slice(6, 7)]
+    assert list(chunk_spans((0, 2, 1, 0), 1, CPU)) == [slice(1, 3)]
     other = torch.device("meta")
     assert list(chunk_spans((1, 1, 1), half, other)) == [slice(0, 3)]
     assert list(chunk_spans((1, 1, 1), OTHER_ELEMENTS, other)) == [

@@ -332,7 +332,7 @@ def test_the_start_of_the_loader_is_not_taken_for_the_speed_of_the_backbone(
 
 
 def test_a_trained_backbone_is_not_cached(lab: Lab) -> None:
-    message = r"expected backbone\.freeze=all, or stages of which .*, found 1; set backbone"
+    message = r"expected backbone\.freeze=all, found 1, which leaves .*; set backbone"
     with pytest.raises(ConfigError, match=message):
         check_cacheable(lab.config, lab.model())
     with pytest.raises(ConfigError, match=r"data\.cache_features"):

@@ -1,4 +1,4 @@
-"""A training of two parts: on the features of a frozen backbone, then on images with it."""
+"""A training of two parts: with a frozen backbone, then with its upper stages."""
 
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -226,14 +226,16 @@ def test_old_features_give_what_images_give(lab: Lab) -> None:
     model = built(lab).eval()
     images = ImageBatch(torch.rand(2, 3, 64, 96), None, torch.tensor([[64, 96]] * 2))
     with torch.no_grad():
-        features = model.features(images)
+        features = replace(model.features(images), is_kept=True)
         before = model(features).main.boxes
     lab.fit(Budget(steps=6), model=model)
     model.eval()
     with torch.no_grad():
         levels, direct = model.features(features).levels, model.features(images).levels
         boxes = model(features).main.boxes
+        as_given = model(replace(features, is_kept=False)).main.boxes
     assert not torch.allclose(boxes, before, atol=1e-3)
+    assert not torch.allclose(boxes, as_given, atol=1e-3)
     assert levels[0].equal(features.levels[0])
     for own, level in zip(levels, direct, strict=True):
         assert (own - level).norm() <= 1e-4 * level.norm()
@@ -260,10 +262,33 @@ def test_a_run_with_renewed_features_resumes_exactly(lab: Lab, stop_after: int) 
         assert tensor.equal(expected[name]), name
 
 
+def test_features_in_files_are_found_again_whatever_the_trained_weights(lab: Lab) -> None:
+    folder = lab.folder / "features"
+    lab = renewing(lab).with_data(cache_features=True, cached_views=2, feature_folder=str(folder))
+    lab.fit(Budget(steps=8), model=built(lab))
+    kept = {file.name for file in folder.iterdir()}
+    for steps in (8, 10):  # two runs that stop after unfreezing, with other weights
+        model = built(lab)
+        seen = [0]
+
+        def stop(module: Any, _: Any, steps: int = steps, seen: list[int] = seen) -> None:
+            seen[0] += module.training
+            if seen[0] > steps:
+                raise KeyboardInterrupt
+
+        model.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            lab.fit(Budget(epochs=6), f"stopped{steps}", model=model)
+        lab.fit(None, f"stopped{steps}", model=built(lab))
+    others = {file.name for file in folder.iterdir()} - kept
+    assert sorted(name.split("-")[0] for name in others) == ["train", "val"]  # once for both
+
+
+@pytest.mark.parametrize("at", [0.5, 0.9])
 def test_minutes_leave_time_for_an_evaluation_with_the_trained_stages(
-    lab: Lab, clock: Clock
+    lab: Lab, clock: Clock, at: float
 ) -> None:
-    lab = renewing(lab)
+    lab = renewing(lab, at)
     model = built(lab)
 
     def work(module: Any, _: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from aligndetr.backbones.cutting import can_be_cut, upper_part
+from aligndetr.backbones.cutting import can_be_cut, run_upper, upper_part
 from aligndetr.backbones.depthwise import DepthwiseConv2d, with_fast_depthwise
 from aligndetr.backbones.folding import Folding, has_statistics
 from aligndetr.backbones.fusing import fused
@@ -86,7 +86,7 @@ class Backbone(nn.Module):
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
         self._fixed: dict[tuple[torch.dtype, int | None], _Fixed] = {}
-        self._uppers: dict[int, nn.Module] = {}
+        self._uppers: dict[tuple[int, bool], nn.Module] = {}
         self._can_renew: bool | None = None
 
     def unfreeze(self) -> None:
@@ -128,7 +128,8 @@ class Backbone(nn.Module):
         """Return maps that are at hand with those of trained stages computed anew.
 
         They come from the map of the last level whose stages are all frozen. A backbone that is
-        frozen as a whole, or that cannot (`can_renew`), leaves all as they are.
+        frozen as a whole, or that cannot (`can_renew`), leaves all as they are. Padding of that map
+        is seen as it is: zeros where views were kept without it, not what padded pixels lead to.
         """
         if self.is_frozen or not self.can_renew or self._below is None:
             return features
@@ -155,7 +156,7 @@ class Backbone(nn.Module):
         self._fixed.clear()  # what is trained may change unseen: fused optimizers do not count
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
             if folding is None:
-                return (self.network if below is None else self._upper_network(below))(pixels)
+                return self.network(pixels) if below is None else self._run_upper(pixels, below)
             weights = folding.weights(self.network)
             return folding.run(pixels, weights, training=self.training, below=below)
 
@@ -176,11 +177,14 @@ class Backbone(nn.Module):
             self._folding = Folding(self.network)
         return None if self._folding is None or self._folding.is_empty else self._folding
 
-    def _upper_network(self, below: int) -> nn.Module:
-        """Return the part of the network after a level, whose modules are the network's own."""
-        if below not in self._uppers:
-            self._uppers[below] = upper_part(self.network, below)
-        return self._uppers[below]
+    def _run_upper(self, maps: Tensor, below: int) -> Sequence[Tensor]:
+        """Return the maps after a level, of a network whose norms are not folded."""
+        key = (below, self.training)
+        if key not in self._uppers:
+            self._uppers[key] = upper_part(self.network, below)
+        network = self.network
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return run_upper(self._uppers[key], tensors, maps)
 
     def _fixed_network(
         self, folding: Folding, precision: torch.dtype, below: int | None
@@ -211,6 +215,7 @@ class Backbone(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         self._fixed.clear()  # they would stay behind on the old device
         self._uppers.clear()
+        self._can_renew = None
         return super()._apply(fn, recurse)
 
     def _is_fast_in(self, device: torch.device) -> bool:

@@ -1,9 +1,13 @@
 """The upper stages of a network alone, from the map of the last stage below them."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.func import functional_call
 
 from aligndetr.backbones.fusing import FAILURES, TRIAL_SHAPE, Tracer
 
@@ -14,7 +18,8 @@ TOLERANCE = 1e-4
 def upper_part(network: nn.Module, level: int) -> fx.GraphModule:
     """Return what makes the maps after `level` from the map of that level; it shares the weights.
 
-    Raises one of `FAILURES` where the network's code depends on its input.
+    It does what the network does in its present mode, training or evaluation. Raises one of
+    `FAILURES` where the network's code depends on its input.
     """
     is_traced = isinstance(network, fx.GraphModule)
     whole = copy.deepcopy(network.graph) if is_traced else Tracer().trace(network)
@@ -37,9 +42,17 @@ def upper_part(network: nn.Module, level: int) -> fx.GraphModule:
     return module
 
 
+def run_upper(upper: nn.Module, tensors: Mapping[str, Tensor], below: Tensor) -> Any:
+    """Return what an upper part makes of the map below it with the network's tensors, by name."""
+    names = [name for name, _ in (*upper.named_parameters(), *upper.named_buffers())]
+    return functional_call(upper, {name: tensors[name] for name in names}, (below,))
+
+
 @torch.no_grad()
 def can_be_cut(network: nn.Module, level: int) -> bool:
     """Whether `upper_part` computes the same as the whole network, and leaves its input alone."""
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in network.parameters()):
+        return False
     trial = copy.deepcopy(network).float().cpu().eval()
     images = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0))
     try:

@@ -80,8 +80,8 @@ class Data(Settings):
     """Height and width that every training batch is padded to, so that all have one shape, as
     `compile` likes it; null makes each as large as it must be."""
     cache_features: bool = False
-    """Compute the frozen backbone's maps once and train on them; needs backbone.freeze=all, or
-    stages of which the last gives one of the maps: those of trained stages are made from it."""
+    """Compute the frozen backbone's maps once and train on them; needs backbone.freeze=all, or a
+    frozen stage that gives one of the maps: those of trained stages are made from it."""
     cached_views: PositiveInt = 4
     """How many augmented views of each image the cache holds."""
     cache_seed: Count | None = None

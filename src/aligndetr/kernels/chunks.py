@@ -20,16 +20,19 @@ def chunk_rows(x: Tensor, elements: int) -> int:
 
 
 def chunk_spans(counts: Sequence[int], elements: int, device: torch.device) -> Iterator[slice]:
-    """Yield spans of consecutive images to compute at once, those with nothing in them left out.
+    """Yield spans of consecutive images to compute at once, none of them with nothing in it.
 
     As many as lead to few results, but one at least: each of `counts` leads to `elements`.
     """
     most = CACHE_ELEMENTS if device.type == "cpu" else OTHER_ELEMENTS
     start, taken = 0, 0
     for index, count in enumerate(counts):
-        if taken and count and (taken + count) * elements > most:
+        is_full = (taken + count) * elements > most
+        if taken and (is_full or count == 0):
             yield slice(start, index)
-            start, taken = index, 0
+            taken = 0
+        if taken == 0:
+            start = index
         taken += count
     if taken:
         yield slice(start, len(counts))

@@ -117,8 +117,9 @@ class Matcher(Settings):
         parts = [list(self._parts(stack, targets)) for stack in stacks]
         problems = _problems(parts)
         repeats = [
-            stack.repeats(len(problem.costs))[problem.row]
+            repeats[len(problem.costs)][problem.row]
             for stack, own in zip(stacks, problems, strict=True)
+            for repeats in [{count: stack.repeats(count) for count in {*targets.counts} - {0}}]
             for problem in own
         ]
         solved = iter(solve_all([problem.costs for own in problems for problem in own], repeats))

@@ -66,13 +66,15 @@ class DetectorModel(nn.Module):
         return self.backbone.can_renew
 
     def features(self, images: ImageBatch | Features) -> Features:
-        """Return the backbone maps of the images; of maps, those that still hold, and others anew.
+        """Return the backbone maps of the images, or those that are at hand.
 
-        Others are those of stages that are trained, as far as the backbone `can_renew` them.
+        Of maps that were kept those of trained stages are made anew, if the backbone `can_renew`.
         """
-        if isinstance(images, Features):
+        if isinstance(images, ImageBatch):
+            return self.backbone(images, precision=self.precision)
+        if images.is_kept:
             return self.backbone.renew(images, precision=self.precision)
-        return self.backbone(images, precision=self.precision)
+        return images
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(

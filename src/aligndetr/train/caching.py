@@ -41,13 +41,17 @@ EvaluationBatches = DataLoader[Any] | list[Batch] | BatchFiles
 
 @dataclass(frozen=True)
 class Caching:
-    """How a run's features are computed; views are short of their number at `deadline`."""
+    """How a run's features are computed; views are short of their number at `deadline`.
+
+    `is_trained` says that upper stages of the backbone are trained by now.
+    """
 
     model: Network
     config: AnyConfig
     device: torch.device
     log: RunLog
     deadline: Deadline | None
+    is_trained: bool = False
 
     def loaders(
         self, train: DataLoader[Any], val: DataLoader[Any]
@@ -133,6 +137,10 @@ class Caching:
     def _key(self, loader: DataLoader[Any], *, training: bool) -> str:
         annotations = cast(DetectionDataset, loader.dataset).annotations
         weights = self.model.backbone.state_dict()
+        if self.is_trained:  # their maps are made anew, and they differ whenever a run is resumed
+            for name, parameter in self.model.backbone.named_parameters():
+                if parameter.requires_grad:
+                    del weights[name]
         precision = self.model.precision
         return feature_key(weights, precision, self.config, annotations, training=training)
 

@@ -135,6 +135,7 @@ class BatchFiles:
                 tensors.get("padding"),
                 tensors["sizes"],
                 about["input_size"] and tuple(about["input_size"]),
+                is_kept=True,
             )
             targets = Targets(tensors["boxes"], tensors["labels"], tuple(about["counts"]))
             yield Batch(features, targets, tuple(about["image_ids"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -49,13 +49,14 @@ def check_cacheable(config: AnyConfig, model: Network) -> None:
     """Check that the backbone's maps cannot change, or that a model can renew those that do.
 
     Raises:
-        ConfigError: Some of the backbone is trained.
+        ConfigError: Some of the backbone is trained where maps cannot be renewed.
     """
     if config.backbone.freeze != "all" and not model.can_renew:
         raise ConfigError(
-            "data.cache_features: expected backbone.freeze=all, or stages of which the last gives "
-            f"one of the maps, found {config.backbone.freeze}; set backbone.freeze=all or "
-            "data.cache_features=false"
+            f"data.cache_features: expected backbone.freeze=all, found {config.backbone.freeze}, "
+            "which leaves trained stages; only a DETR makes their maps anew, where a frozen stage "
+            "gives one of backbone.strides, norms are frozen, and the network can be cut there; "
+            "set backbone.freeze=all or data.cache_features=false"
         )
 
 
@@ -152,7 +153,7 @@ def features_to_evaluate(
     Takes as long as the backbone in one evaluation, which whoever keeps them saves in each.
     """
     for batch in loader:
-        features = _compute(compute, batch, device).to(CPU)
+        features = replace(_compute(compute, batch, device).to(CPU), is_kept=True)
         yield Batch(features, batch.targets.to(CPU), batch.image_ids)
         report(len(batch.image_ids))
 

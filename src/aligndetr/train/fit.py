@@ -140,7 +140,8 @@ def open_loaders(
     parts: list[Loaders] = []
     is_renewed = config.training.unfreeze is not None and model.can_renew
     if data.cache_features and (is_renewed or not is_unfrozen):
-        caching = Caching(model, config, accelerator.device, log, deadline)
+        is_trained = is_unfrozen or config.backbone.freeze != "all"
+        caching = Caching(model, config, accelerator.device, log, deadline, is_trained)
         views, features = caching.loaders(train, val)
         release = partial(let_go, views, features)
         parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth, release))

@@ -182,12 +182,10 @@ class Trainer:
         self._log.say("training the upper stages of the backbone from now on")
         for network in (self.trained.network, self.trained.evaluated):
             cast(Network, network).backbone.unfreeze()
-        closing_seconds = self._pace.slowdown * self.budget.closing_seconds
         if self._loaders is not self._last_loaders:
             self._loaders.release()
             self._loaders = self._last_loaders
-        elif self.budget.minutes is not None:  # on the same features, which take longer from now on
-            closing_seconds = self._closing_seconds(self._agree(self._try_evaluation())[0])
+        closing_seconds = self._pace.slowdown * self.budget.closing_seconds
         self.budget = replace(self.budget, closing_seconds=closing_seconds)
         self._pace = Pace()  # steps are longer for another reason
         self.position = replace(self.position, is_unfrozen=True)
@@ -277,7 +275,8 @@ class Trainer:
             best=metrics if is_best else self.position.best,
         )
         self._tick()
-        if self.budget.minutes is not None and self._loaders is self._last_loaders:
+        is_measured = self.position.is_unfrozen or self._config.training.unfreeze is None
+        if self.budget.minutes is not None and is_measured:
             closing_seconds = self._closing_seconds(seconds)
             self.budget = replace(self.budget, closing_seconds=closing_seconds)
             self._pace.restart()
@@ -318,8 +317,13 @@ class Trainer:
         return detect_with(self.trained.evaluated, classes, options, device=device)
 
     def _try_evaluation(self) -> float:
+        """Return about how long the last evaluation takes, its backbone trained if it will be."""
         val, truth = self._last_loaders.val, self._last_loaders.truth
+        backbone = cast(Network, self.trained.evaluated).backbone
+        is_frozen = backbone.is_frozen
+        backbone.is_frozen = is_frozen and self._config.training.unfreeze is None
         seconds = trial_seconds(self._detect(), val, batches=len(val), images=len(truth))
+        backbone.is_frozen = is_frozen
         return seconds + drawing_seconds(truth)
 
     def _closing_seconds(self, evaluation_seconds: float) -> float:

@@ -104,7 +104,11 @@ def collate_views(views: Sequence[CachedView]) -> Batch:
     )
     sizes = [view.input_size for view in views]
     features = Features(
-        levels, padding_of(sizes), torch.stack([view.size for view in views]), largest(sizes)
+        levels,
+        padding_of(sizes),
+        torch.stack([view.size for view in views]),
+        largest(sizes),
+        is_kept=True,
     )
     targets = Targets.pack([view.boxes for view in views], [view.labels for view in views])
     return Batch(features, targets, tuple(view.image_id for view in views))
