@@ -172,7 +172,7 @@ def renewing(lab: Lab, at: float = 0.5) -> Lab:
     """A real network whose first of two maps is that of the last stage that stays frozen."""
     config = override(
         small("dino-r50-4scale", num_classes=len(lab.train.classes)),
-        ["backbone.freeze=all", f"training.unfreeze={{at: {at}, freeze: 4}}"],
+        ["backbone.freeze=all", f"training.unfreeze={{at: {at}, freeze: 4, keep_features: true}}"],
     )
     data = lab.with_data(cache_features=True, cached_views=2).config.data
     training = config.training.model_copy(update={"learning_rate": 1e-2, "ema": 0.9})
@@ -206,6 +206,24 @@ def test_features_are_kept_where_trained_stages_can_be_renewed(
     assert changed == trained
     assert changed
     assert "training the upper stages" in capsys.readouterr().err
+
+
+def test_pictures_follow_where_features_are_not_to_be_kept(lab: Lab) -> None:
+    lab = renewing(lab)
+    lab = replace(lab, config=override(lab.config, ["training.unfreeze.keep_features=false"]))
+    model, kinds = built(lab), list[type]()
+    model.register_forward_pre_hook(
+        lambda module, inputs: kinds.append(type(inputs[0])) if module.training else None
+    )
+    lab.fit(Budget(steps=6), model=model)
+    assert kinds == [Features] * 3 + [ImageBatch] * 3
+
+
+def test_features_that_cannot_be_kept_are_refused(lab: Lab) -> None:
+    lab = two_parts(lab, 0.5)
+    lab = lab.with_training(unfreeze=Unfreezing(freeze=0, keep_features=True))
+    with pytest.raises(ConfigError, match=r"unfreeze\.keep_features: expected .* set it to false"):
+        lab.fit(Budget(steps=2))
 
 
 def test_upper_stages_are_trained_on_features_from_the_start(lab: Lab) -> None:

@@ -109,6 +109,9 @@ class Unfreezing(Settings):
     a training in epochs goes on to the end of the one under way."""
     freeze: Count = 3
     """Leading stages that stay frozen for good, counted as in `backbone.freeze`."""
+    keep_features: bool = False
+    """Go on with the cached features, of which those of trained stages are made anew, instead of
+    pictures: no pictures to load, but no new views of them either."""
 
 
 class Training(Settings):

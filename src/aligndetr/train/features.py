@@ -39,6 +39,11 @@ TRIAL_SECONDS = 5.0
 UNLIKE_SHARE = 1.5
 """The maps of the first images may be so much larger than those of all, on average."""
 
+RENEWABLE = (
+    "only a DETR makes their maps anew, where a frozen stage gives one of backbone.strides, norms "
+    "are frozen, and the network can be cut there"
+)
+
 Compute = Callable[[ImageBatch], Features]
 """The backbone: it gives maps on the device of the images."""
 Report = Callable[[int], None]
@@ -54,9 +59,21 @@ def check_cacheable(config: AnyConfig, model: Network) -> None:
     if config.backbone.freeze != "all" and not model.can_renew:
         raise ConfigError(
             f"data.cache_features: expected backbone.freeze=all, found {config.backbone.freeze}, "
-            "which leaves trained stages; only a DETR makes their maps anew, where a frozen stage "
-            "gives one of backbone.strides, norms are frozen, and the network can be cut there; "
-            "set backbone.freeze=all or data.cache_features=false"
+            f"which leaves trained stages; {RENEWABLE}; set backbone.freeze=all or "
+            "data.cache_features=false"
+        )
+
+
+def check_renewable(model: Network) -> None:
+    """Check that a model can go on with kept features when its backbone is unfrozen.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not model.can_renew:
+        raise ConfigError(
+            "training.unfreeze.keep_features: expected a model that makes maps of trained stages "
+            f"anew, found another; {RENEWABLE}; set it to false"
         )
 
 

@@ -15,7 +15,7 @@ from aligndetr.data.dataset import DetectionDataset
 from aligndetr.model.build import Network
 from aligndetr.train.budget import Budget
 from aligndetr.train.caching import Caching, let_go
-from aligndetr.train.features import Deadline
+from aligndetr.train.features import Deadline, check_renewable
 from aligndetr.train.log import RunLog
 from aligndetr.train.loop import Loaders, Trainer
 from aligndetr.train.memory import keep_heap
@@ -138,13 +138,16 @@ def open_loaders(
     val = evaluation_loader(val_data, batch_size=data.eval_batch_size, workers=data.workers)
     val = accelerator.prepare_data_loader(val)
     parts: list[Loaders] = []
-    is_renewed = config.training.unfreeze is not None and model.can_renew
+    unfreezing = config.training.unfreeze
+    is_renewed = unfreezing is not None and unfreezing.keep_features
+    if is_renewed:
+        check_renewable(model)
     if data.cache_features and (is_renewed or not is_unfrozen):
         is_trained = is_unfrozen or config.backbone.freeze != "all"
         caching = Caching(model, config, accelerator.device, log, deadline, is_trained)
         views, features = caching.loaders(train, val)
         release = partial(let_go, views, features)
         parts.append(Loaders(accelerator.prepare_data_loader(views), features, truth, release))
-    if not parts or (config.training.unfreeze is not None and not is_renewed):
+    if not parts or (unfreezing is not None and not is_renewed):
         parts.append(Loaders(accelerator.prepare_data_loader(train), val, truth))
     return parts
