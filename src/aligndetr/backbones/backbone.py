@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from aligndetr.backbones.cutting import can_be_cut, run_upper, upper_part
+from aligndetr.backbones.cutting import UpperParts, can_be_cut, upper_part
 from aligndetr.backbones.depthwise import DepthwiseConv2d, with_fast_depthwise
 from aligndetr.backbones.folding import Folding, has_statistics
 from aligndetr.backbones.fusing import fused
@@ -86,7 +86,7 @@ class Backbone(nn.Module):
         self._are_norms_fixed = norm == "frozen"
         self._folding: Folding | None = None
         self._fixed: dict[tuple[torch.dtype, int | None], _Fixed] = {}
-        self._uppers: dict[tuple[int, bool], nn.Module] = {}
+        self._uppers = UpperParts()
         self._can_renew: bool | None = None
 
     def unfreeze(self) -> None:
@@ -155,10 +155,14 @@ class Backbone(nn.Module):
                 return network(pixels.bfloat16() if precision == torch.bfloat16 else pixels)
         self._fixed.clear()  # what is trained may change unseen: fused optimizers do not count
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=is_low):
-            if folding is None:
-                return self.network(pixels) if below is None else self._run_upper(pixels, below)
-            weights = folding.weights(self.network)
-            return folding.run(pixels, weights, training=self.training, below=below)
+            network = self.network
+            if folding is not None:
+                weights = folding.weights(network)
+                return folding.run(pixels, weights, training=self.training, below=below)
+            if below is None:
+                return network(pixels)
+            tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+            return self._uppers.run(network, below, tensors, pixels)
 
     @property
     def _is_fixed(self) -> bool:
@@ -176,15 +180,6 @@ class Backbone(nn.Module):
         if self._folding is None and not torch.compiler.is_compiling():  # a trial needs hooks
             self._folding = Folding(self.network)
         return None if self._folding is None or self._folding.is_empty else self._folding
-
-    def _run_upper(self, maps: Tensor, below: int) -> Sequence[Tensor]:
-        """Return the maps after a level, of a network whose norms are not folded."""
-        key = (below, self.training)
-        if key not in self._uppers:
-            self._uppers[key] = upper_part(self.network, below)
-        network = self.network
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        return run_upper(self._uppers[key], tensors, maps)
 
     def _fixed_network(
         self, folding: Folding, precision: torch.dtype, below: int | None
@@ -210,11 +205,11 @@ class Backbone(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: it makes its own networks for fixed weights, and in part."""
-        return {**super().__getstate__(), "_fixed": {}, "_uppers": {}}
+        return {**super().__getstate__(), "_fixed": {}, "_uppers": UpperParts()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         self._fixed.clear()  # they would stay behind on the old device
-        self._uppers.clear()
+        self._uppers = UpperParts()
         self._can_renew = None
         return super()._apply(fn, recurse)
 

@@ -42,10 +42,22 @@ def upper_part(network: nn.Module, level: int) -> fx.GraphModule:
     return module
 
 
-def run_upper(upper: nn.Module, tensors: Mapping[str, Tensor], below: Tensor) -> Any:
-    """Return what an upper part makes of the map below it with the network's tensors, by name."""
-    names = [name for name, _ in (*upper.named_parameters(), *upper.named_buffers())]
-    return functional_call(upper, {name: tensors[name] for name in names}, (below,))
+class UpperParts:
+    """The upper parts of a network, one for each mode, made when they are first run."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, bool], nn.Module] = {}
+
+    def run(
+        self, network: nn.Module, level: int, tensors: Mapping[str, Tensor], maps: Tensor
+    ) -> Any:
+        """Return the maps after `level`, made of the map of that level with tensors by name."""
+        key = (level, network.training)
+        if key not in self._parts:
+            self._parts[key] = upper_part(network, level)
+        part = self._parts[key]
+        names = [name for name, _ in (*part.named_parameters(), *part.named_buffers())]
+        return functional_call(part, {name: tensors[name] for name in names}, (maps,))
 
 
 @torch.no_grad()

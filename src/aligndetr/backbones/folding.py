@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from aligndetr.backbones.cutting import run_upper, upper_part
+from aligndetr.backbones.cutting import UpperParts
 
 TRIAL_SIZE = 64
 """Side of the image that finds out which norm follows which convolution."""
@@ -59,7 +59,7 @@ class Folding:
             assert isinstance(convolution, nn.Conv2d)
             convolution.bias = nn.Parameter(torch.empty(convolution.out_channels))
         self._skeleton.to("meta")  # it has no weights of its own
-        self._uppers: dict[tuple[int, bool], nn.Module] = {}
+        self._uppers = UpperParts()
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the tensors, by name, with which the network computes the same as `network`."""
@@ -93,10 +93,7 @@ class Folding:
         skeleton = self._skeleton.train(training)
         if below is None:
             return functional_call(skeleton, weights, (pixels,))
-        key = (below, training)
-        if key not in self._uppers:
-            self._uppers[key] = upper_part(skeleton, below)
-        return run_upper(self._uppers[key].train(training), weights, pixels)
+        return self._uppers.run(skeleton, below, weights, pixels)
 
     def with_weights(self, weights: dict[str, Tensor]) -> nn.Module:
         """Return a network of its own that has these weights, in evaluation mode."""
